@@ -1,0 +1,84 @@
+"""The keys and values of a batch: one prefix that all settings share, and a short tail for each of them.
+
+A layer's buffer holds the prompt and has room behind it. A setting's tail lies elsewhere and is written into that room
+just before the setting attends, so that every method sees one plain run of keys, and the prefix is never copied.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from sparq_eval.methods import Method, State
+from sparq_eval.step import Visible
+
+
+@dataclass
+class Layer:
+    """One layer's buffer, its tails by setting, and what each setting's method remembers."""
+
+    k: Float[Tensor, "B H C D"]
+    v: Float[Tensor, "B H C D"]
+    tails_k: list[Float[Tensor, "B H R D"]]
+    tails_v: list[Float[Tensor, "B H R D"]]
+    states: list[State]
+
+    def keep(self, examples: Int[Tensor, "B"]) -> None:
+        """Drop all other examples."""
+        self.k, self.v = self.k[examples], self.v[examples]
+        self.tails_k = [tail[examples] for tail in self.tails_k]
+        self.tails_v = [tail[examples] for tail in self.tails_v]
+        # states may be shared between settings, but each is replaced, never changed in place
+        self.states = [tree_map_only(Tensor, lambda x: x[examples], state) for state in self.states]
+
+
+class Cache:
+    """All layers of a batch of B left-padded prompts of P positions, with room for `room` tokens behind them.
+
+    valid: false at padding. tails: whether settings keep tokens of their own (a single setting's lie in the buffer).
+    examples: which of the batch's examples are still here.
+    """
+
+    def __init__(self, methods: Sequence[Method], valid: Bool[Tensor, "B P"], room: int, tails: bool) -> None:
+        self.methods = methods
+        self.valid = valid
+        self.room = room
+        self.tails = len(methods) if tails and len(methods) > 1 else 0
+        self.layers: dict[int, Layer] = {}
+        self.examples = torch.arange(len(valid), device=valid.device)
+
+    @property
+    def prompt(self) -> int:
+        return self.valid.shape[1]
+
+    def make_layer(self, k: Float[Tensor, "B H P D"], v: Float[Tensor, "B H P D"]) -> Layer:
+        """A buffer with the prompt's keys and values in it."""
+        B, H, P, D = k.shape
+        buffers = [x.new_zeros(B, H, P + self.room, D) for x in (k, v)]
+        for buffer, x in zip(buffers, (k, v), strict=True):
+            buffer[:, :, :P] = x
+        tails_k, tails_v = ([x.new_zeros(B, H, self.room, D) for _ in range(self.tails)] for x in (k, v))
+        return Layer(buffers[0], buffers[1], tails_k, tails_v, [None] * len(self.methods))
+
+    def visible(self, tokens: int, queries: int, window: int | None) -> Visible:
+        """What the last `queries` of `tokens` tokens behind the prompt may see."""
+        behind = self.valid.new_ones(self.valid.shape[0], tokens)
+        return Visible(torch.cat([self.valid, behind], dim=1), queries, window)
+
+    def keep(self, examples: Int[Tensor, "B"]) -> None:
+        """Drop all other examples, given by their places here."""
+        self.valid, self.examples = self.valid[examples], self.examples[examples]
+        for layer in self.layers.values():
+            layer.keep(examples)
+
+
+def bytes_per_example(
+    layers: int, heads: int, head_size: int, itemsize: int, *, prompt: int, room: int, settings: int
+) -> int:
+    """Bytes of the cache for one example: prefix, tails, and a float32 score and a flag a position for each setting."""
+    tails = room * settings if settings > 1 else 0
+    keys_and_values = 2 * (prompt + room + tails) * head_size * itemsize
+    return layers * heads * (keys_and_values + 5 * (prompt + room) * settings)

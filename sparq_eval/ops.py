@@ -1,0 +1,118 @@
+"""The few tensor operations that methods share. Matrix products run in the model's dtype, softmax in float32."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sparq_eval.step import Step
+
+
+def dot(q: Float[Tensor, "B H G T D"], k: Float[Tensor, "B H N D"]) -> Float[Tensor, "B H G T N"]:
+    """Products of every query with every key of its head, in float32."""
+    # G and T folded into rows: one matrix product a head
+    return torch.matmul(q.flatten(2, 3), k.mT).unflatten(2, q.shape[2:4]).float()
+
+
+def mix(weights: Float[Tensor, "B H G T N"], v: Float[Tensor, "B H N D"]) -> Float[Tensor, "B H G T D"]:
+    """Values summed by weight."""
+    return torch.matmul(weights.flatten(2, 3).to(v.dtype), v).unflatten(2, weights.shape[2:4])
+
+
+def cap(scores: Tensor, softcap: float | None) -> Tensor:
+    return scores if softcap is None else softcap * torch.tanh(scores / softcap)
+
+
+def logits(step: Step) -> Float[Tensor, "B H G T S"]:
+    """Scaled and capped logits, -inf where a query may not look."""
+    scores = cap(dot(step.q, step.k) * step.scale, step.softcap)
+    return scores.masked_fill(~step.visible.mask[:, None, None], -torch.inf)
+
+
+def softmax(
+    scores: Float[Tensor, "B H G T N"], sinks: Float[Tensor, "H G"] | None = None
+) -> Float[Tensor, "B H G T N"]:
+    """Weights over the last dimension; a sink takes its share and gives no value. A query that sees nothing gets zeros."""
+    if sinks is None:
+        weights = torch.softmax(scores, dim=-1)
+    else:
+        column = sinks.float()[None, :, :, None, None].expand(*scores.shape[:-1], 1)
+        weights = torch.softmax(torch.cat([scores, column], dim=-1), dim=-1)[..., :-1]
+    # a padded query sees nothing: its row is all -inf and its weights are not a number
+    return weights.nan_to_num()
+
+
+@dataclass(frozen=True)
+class Prompt(Step):
+    """The dense step over a whole prompt, with the statistics that methods start from, each computed once for all."""
+
+    @cached_property
+    def value_sum(self) -> Float[Tensor, "B H D"]:
+        """Sum of the values that the last query sees, in float32."""
+        T = self.q.shape[3]
+        seen = self.visible.narrow(T - 1, T).mask[:, 0]
+        return torch.einsum("bs,bhsd->bhd", seen.float(), self.v.float())
+
+    @cached_property
+    def column_sums(self) -> Float[Tensor, "B H S"]:
+        """Weight that each position has had from all queries under dense attention: mean over the group, sum over T."""
+        sums = torch.zeros(self.k.shape[:3], device=self.k.device)
+        for part in self.blocks():
+            weights = softmax(logits(part), part.sinks)
+            sums[:, :, : weights.shape[-1]] += weights.sum(dim=(2, 3)) / self.groups
+        return sums
+
+    def blocks(self, elements: int = 2**23) -> "list[Step]":
+        """The step by blocks of queries whose logits have about so many elements."""
+        B, H, G, T, _ = self.q.shape
+        rows = max(1, elements // (B * H * G * self.k.shape[2]))
+        return [self.narrow(first, min(first + rows, T)) for first in range(0, T, rows)]
+
+
+def attend_at(
+    step: Step, index: Int[Tensor, "B H T N"], keep: Bool[Tensor, "B H T N"]
+) -> tuple[Float[Tensor, "B H G T D"], Float[Tensor, "B H G T N"]]:
+    """Softmax attention over the chosen positions alone, and its weights there. `keep` is false at unused places."""
+    if index.shape[2] == 1:
+        k, v = take(step.k, index[:, :, 0]), take(step.v, index[:, :, 0])
+        scores = cap(dot(step.q, k) * step.scale, step.softcap)  # (B, H, G, 1, N)
+        weights = softmax(scores.masked_fill(~keep[:, :, None], -torch.inf), step.sinks)
+        return mix(weights, v), weights
+    # many queries choose differently: one product over all positions is cheaper than a gather for each query
+    chosen = torch.zeros(*index.shape[:3], step.k.shape[2], dtype=torch.bool, device=index.device)
+    chosen.scatter_(-1, index, keep)
+    weights = softmax(logits(step).masked_fill(~chosen[:, :, None], -torch.inf), step.sinks)
+    spread = index[:, :, None].expand(-1, -1, step.groups, -1, -1)
+    return mix(weights, step.v), weights.gather(-1, spread)
+
+
+def take(x: Float[Tensor, "B H S D"], index: Int[Tensor, "B H N"]) -> Float[Tensor, "B H N D"]:
+    """Rows of x by position, for each example and head."""
+    B, H, _ = index.shape
+    example = torch.arange(B, device=x.device)[:, None, None]
+    head = torch.arange(H, device=x.device)[:, None]
+    return x[example, head, index]
+
+
+def value_mean(step: Step, past: Float[Tensor, "B H D"] | None) -> Float[Tensor, "B H T D"]:
+    """Mean of the values that each query sees. `past`: their sum before this step, which saves reading them again."""
+    T = step.q.shape[3]
+    count = step.visible.count[:, None, :, None].clamp(min=1)
+    if past is not None:
+        total = past[:, :, None] + step.v[:, :, -T:].float().cumsum(dim=2)
+    else:
+        total = torch.einsum("bts,bhsd->bhtd", step.visible.mask.float(), step.v.float())
+    return total / count
+
+
+def one_by_one(attend: Callable[[Step, Any], tuple[Any, Any]], step: Step, state: Any) -> tuple[list[Any], Any]:
+    """Run queries one after another, each with the state that the one before it left."""
+    results = []
+    for t in range(step.q.shape[3]):
+        result, state = attend(step.narrow(t, t + 1), state)
+        results.append(result)
+    return results, state

@@ -1,0 +1,48 @@
+"""Progress with time left, on standard error: a live bar in a terminal, a line now and then in a pipe."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Advance = Callable[[float], None]
+
+
+def say(message: str) -> None:
+    """One line to the user, on standard error, so that standard output stays for results."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+@contextmanager
+def progress(what: str, total: float, unit: str = "", every: float = 15.0) -> Iterator[Advance]:
+    """Show how far `what` is and how long it will take; the block calls the yielded function with each advance."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
+        with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda by: bar.advance(task, by)
+        return
+    start = last = time.monotonic()
+    done = 0.0
+
+    def advance(by: float) -> None:
+        nonlocal done, last
+        done += by
+        now = time.monotonic()
+        if now - last >= every and done < total:
+            last = now
+            left = (now - start) * (total - done) / max(done, 1e-9)
+            say(f"{what}: {done:,.0f} of {total:,.0f} {unit} in {clock(now - start)}, {clock(left)} left")
+
+    yield advance
+    say(f"{what}: {done:,.0f} {unit} in {clock(time.monotonic() - start)}")

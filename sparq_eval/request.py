@@ -1,0 +1,64 @@
+"""What a task asks of an engine, and what it gets back: plain values that neither side owns."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Request:
+    """One example of a task, ready for a model.
+
+    prompt: token ids, special tokens included, truncated if the run truncates.
+    prompt_tokens: tokens of the whole prompt without special tokens and before truncation: S in the paper's formulas.
+    steps: tokens to generate, at most. `until` ends the answer earlier, before the first of these strings that comes after
+    the output's first character that is not white space; `end` ends it after one of these token ids.
+    forced: where the task gives the text itself, its token ids: they are scored and nothing is generated.
+    context: the first tokens of `prompt` that are the task's context (0 where it has none).
+    """
+
+    index: int
+    id: str
+    prompt: tuple[int, ...]
+    prompt_tokens: int
+    steps: int = 0
+    until: tuple[str, ...] = ()
+    end: tuple[int, ...] = ()
+    forced: tuple[int, ...] = ()
+    context: int = 0
+    truncated: bool = False
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Elements moved between memory and processor per generated token, over all layers and key/value heads.
+
+    nominal, nominal_dense: the paper's formula at S = prompt_tokens, for the setting and for dense.
+    counted, counted_dense: what the setting really selected at its decode steps, and what dense moves at the same steps;
+    nan where no decode step was taken.
+    """
+
+    nominal: float
+    nominal_dense: float
+    counted: float
+    counted_dense: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one setting answered to one request.
+
+    tokens: generated ids (cut at `until`), or the forced ones; output: their text.
+    loglikelihood: sum of log-probabilities in nats of the forced tokens (None when generating); greedy: whether each of
+    them was the likeliest.
+    decode_steps: one-query steps this answer took; sparse_steps: how many of them had fewer positions selected than
+    available in at least one layer.
+    """
+
+    index: int
+    tokens: tuple[int, ...]
+    output: str
+    traffic: Traffic
+    decode_steps: int = 0
+    sparse_steps: float = 0.0
+    loglikelihood: float | None = None
+    greedy: bool | None = None
+    finite: bool = True

@@ -1,0 +1,88 @@
+"""What one attention call sees, and the letters that name its sizes everywhere in this project.
+
+B  examples of the batch          G  query heads that share a key/value head      S  key positions
+H  key/value heads                T  query positions                              D  head size
+N  positions chosen for a query
+
+Queries, keys and values are those after position embedding. The last T key positions are the queries' own.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Visible:
+    """Which key positions each query may see: no padding, nothing later, nothing beyond a sliding window.
+
+    valid: false at padding. window: a query sees this many of the latest positions, itself among them; None for all.
+    """
+
+    valid: Bool[Tensor, "B S"]
+    queries: int
+    window: int | None = None
+
+    @cached_property
+    def mask(self) -> Bool[Tensor, "B T S"]:
+        S = self.valid.shape[1]
+        key = torch.arange(S, device=self.valid.device)
+        query = key[S - self.queries :, None]
+        inside = key <= query
+        if self.window is not None:
+            inside &= key > query - self.window
+        return self.valid[:, None] & inside
+
+    @cached_property
+    def age(self) -> Int[Tensor, "B T S"]:
+        """How many visible positions come after this one: 0 for the query's own, -1 where nothing is to be seen."""
+        after = self.count[..., None] - self.mask.cumsum(dim=-1)
+        return after.masked_fill(~self.mask, -1)
+
+    @cached_property
+    def count(self) -> Int[Tensor, "B T"]:
+        return self.mask.sum(dim=-1)
+
+    def narrow(self, first: int, last: int) -> "Visible":
+        """The part of the queries first..last-1, without the keys that come after them."""
+        return Visible(self.valid[:, : self.valid.shape[1] - self.queries + last], last - first, self.window)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One attention call of one layer.
+
+    scale multiplies the logits; softcap (Gemma 2) bends them to softcap * tanh(logits / softcap); sinks (GPT-OSS) are
+    logits, one a query head, of a position without a value.
+    """
+
+    q: Float[Tensor, "B H G T D"]
+    k: Float[Tensor, "B H S D"]
+    v: Float[Tensor, "B H S D"]
+    visible: Visible
+    scale: float
+    softcap: float | None = None
+    sinks: Float[Tensor, "H G"] | None = None
+
+    @property
+    def groups(self) -> int:
+        return self.q.shape[2]
+
+    @property
+    def head_size(self) -> int:
+        return self.q.shape[-1]
+
+    def narrow(self, first: int, last: int) -> "Step":
+        """The part of the queries first..last-1, without the keys that come after them."""
+        T, S = self.q.shape[3], self.k.shape[2]
+        end = S - T + last
+        return replace(
+            self,
+            q=self.q[:, :, :, first:last],
+            k=self.k[:, :, :end],
+            v=self.v[:, :, :end],
+            visible=self.visible.narrow(first, last),
+        )

@@ -27,10 +27,14 @@ def cap(scores: Tensor, softcap: float | None) -> Tensor:
     return scores if softcap is None else softcap * torch.tanh(scores / softcap)
 
 
+def hide(scores: Float[Tensor, "B H G T S"], step: Step) -> Float[Tensor, "B H G T S"]:
+    """-inf where a query may not look, in place."""
+    return scores.masked_fill_(~step.visible.mask[:, None, None], -torch.inf)
+
+
 def logits(step: Step) -> Float[Tensor, "B H G T S"]:
     """Scaled and capped logits, -inf where a query may not look."""
-    scores = cap(dot(step.q, step.k) * step.scale, step.softcap)
-    return scores.masked_fill(~step.visible.mask[:, None, None], -torch.inf)
+    return hide(cap(dot(step.q, step.k).mul_(step.scale), step.softcap), step)
 
 
 def softmax(
@@ -43,7 +47,7 @@ def softmax(
         column = sinks.float()[None, :, :, None, None].expand(*scores.shape[:-1], 1)
         weights = torch.softmax(torch.cat([scores, column], dim=-1), dim=-1)[..., :-1]
     # a padded query sees nothing: its row is all -inf and its weights are not a number
-    return weights.nan_to_num()
+    return weights.nan_to_num_()
 
 
 @dataclass(frozen=True)
@@ -79,13 +83,13 @@ def attend_at(
     """Softmax attention over the chosen positions alone, and its weights there. `keep` is false at unused places."""
     if index.shape[2] == 1:
         k, v = take(step.k, index[:, :, 0]), take(step.v, index[:, :, 0])
-        scores = cap(dot(step.q, k) * step.scale, step.softcap)  # (B, H, G, 1, N)
-        weights = softmax(scores.masked_fill(~keep[:, :, None], -torch.inf), step.sinks)
+        scores = cap(dot(step.q, k).mul_(step.scale), step.softcap)  # (B, H, G, 1, N)
+        weights = softmax(scores.masked_fill_(~keep[:, :, None], -torch.inf), step.sinks)
         return mix(weights, v), weights
     # many queries choose differently: one product over all positions is cheaper than a gather for each query
     chosen = torch.zeros(*index.shape[:3], step.k.shape[2], dtype=torch.bool, device=index.device)
     chosen.scatter_(-1, index, keep)
-    weights = softmax(logits(step).masked_fill(~chosen[:, :, None], -torch.inf), step.sinks)
+    weights = softmax(logits(step).masked_fill_(~chosen[:, :, None], -torch.inf), step.sinks)
     spread = index[:, :, None].expand(-1, -1, step.groups, -1, -1)
     return mix(weights, step.v), weights.gather(-1, spread)
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from tiny import CONFIGS, Letters, naive_logits, tiny_model, tiny_requests
+from tiny import CONFIGS, DEVICE, Letters, naive_logits, tiny_model, tiny_requests
 
 from sparq_eval.hf.engine import Engine, stop_at
 from sparq_eval.hf.seam import shape_of
@@ -46,7 +46,7 @@ def test_dense_answers_are_those_of_generate(kind: str) -> None:
     requests = tiny_requests([5, 30, 17, 41], steps=12)
     [answers] = engine.answer(requests, [Dense()])
     for request, answer in zip(requests, answers, strict=True):
-        prompt = torch.tensor([request.prompt])
+        prompt = torch.tensor([request.prompt], device=DEVICE)
         options = dict(max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0)
         out = stock.generate(prompt, attention_mask=torch.ones_like(prompt), **options)
         assert answer.tokens == tuple(out[0, prompt.shape[1] :].tolist())

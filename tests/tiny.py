@@ -20,6 +20,7 @@ from sparq_eval.request import Request
 from sparq_eval.step import Step, Visible
 
 VOCABULARY = 97
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SIZES = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
@@ -40,7 +41,7 @@ CONFIGS: dict[str, PreTrainedConfig] = {
 
 def tiny_model(kind: str, attention: str = NAME) -> PreTrainedModel:
     torch.manual_seed(17)
-    return AutoModelForCausalLM.from_config(deepcopy(CONFIGS[kind]), attn_implementation=attention).eval()
+    return AutoModelForCausalLM.from_config(deepcopy(CONFIGS[kind]), attn_implementation=attention).eval().to(DEVICE)
 
 
 class Letters:
@@ -75,7 +76,7 @@ class Naive:
 
     def attend(self, call: Call) -> torch.Tensor:
         B, _, _, T, _ = call.q.shape
-        visible = Visible(torch.ones(B, T, dtype=torch.bool), T, call.window)
+        visible = Visible(torch.ones(B, T, dtype=torch.bool, device=call.q.device), T, call.window)
         whole = Step(call.q, call.k, call.v, visible, call.scale, call.softcap, call.sinks)
         dense = whole.narrow(0, self.P)
         outs = [mix(softmax(logits(dense), dense.sinks), dense.v)]
@@ -89,8 +90,8 @@ class Naive:
 
 def naive_logits(model: PreTrainedModel, method: Method, request: Request, tokens: tuple[int, ...]) -> torch.Tensor:
     """Logits of each of `tokens`, the request's prompt and the tokens before it being given: (T, V)."""
-    ids = torch.tensor([request.prompt + tokens])
-    positions = torch.arange(ids.shape[1])[None]
+    ids = torch.tensor([request.prompt + tokens], device=DEVICE)
+    positions = torch.arange(ids.shape[1], device=DEVICE)[None]
     with torch.inference_mode():
         P = len(request.prompt)
         return model(input_ids=ids, position_ids=positions, use_cache=False, session=Naive(method, P)).logits[

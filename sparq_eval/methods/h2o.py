@@ -50,7 +50,7 @@ class H2O(Method):
         age = step.visible.age[:, 0, None]  # (B, 1, S)
         score, alive = grow(state, step.k.shape[2])
         alive = alive & (age >= 0)
-        recent = (age >= 0) & (age <= self.local)
+        recent = (age >= 0) & (age <= (self.local or 0))
         ranked = score.masked_fill(~alive, -torch.inf).masked_fill(recent, torch.inf)
         index = ranked.topk(min(self.k + 1, ranked.shape[-1]), dim=-1, sorted=False).indices  # (B, H, N)
         keep = alive.gather(-1, index)

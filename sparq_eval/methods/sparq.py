@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sparq_eval.methods.method import Attended, Method, Shape, State, count_of, require
-from sparq_eval.ops import Prompt, attend_at, cap, dot, softmax, value_mean
+from sparq_eval.ops import Prompt, attend_at, cap, dot, hide, softmax, value_mean
 from sparq_eval.step import Step
 
 
@@ -45,7 +45,7 @@ class SparQ(Method):
 
     def attend(self, step: Step, state: State) -> tuple[Attended, State]:
         scores = approximate(step, self.r)  # (B, H, G, T, S)
-        recent = (step.visible.age >= 0) & (step.visible.age <= self.local)
+        recent = (step.visible.age >= 0) & (step.visible.age <= (self.local or 0))
         ranked = scores.sum(dim=2).masked_fill(recent[:, None], torch.inf)  # (B, H, T, S)
         index = ranked.topk(min(self.k + 1, ranked.shape[-1]), dim=-1, sorted=False).indices
         seen = step.visible.mask[:, None].expand_as(ranked).gather(-1, index)
@@ -82,5 +82,4 @@ def approximate(step: Step, r: int) -> Float[Tensor, "B H G T S"]:
     coverage = part.float().abs().sum(dim=-1, keepdim=True) / q.float().abs().sum(dim=-1, keepdim=True)
     # the paper's sqrt(d * coverage), with 1/sqrt(d) being the model's own scale
     part = (part * (step.scale / coverage.sqrt())).to(q.dtype)
-    scores = cap(dot(part, step.k), step.softcap)
-    return scores.masked_fill(~step.visible.mask[:, None, None], -torch.inf)
+    return hide(cap(dot(part, step.k), step.softcap), step)

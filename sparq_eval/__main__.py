@@ -1,0 +1,3 @@
+from sparq_eval.cli import main
+
+main()

@@ -1,0 +1,81 @@
+"""Batches of examples that fit the memory; one that does not is halved, and the run goes on."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+from sparq_eval.errors import UserError
+from sparq_eval.hf.cache import bytes_per_example
+from sparq_eval.hf.engine import Engine
+from sparq_eval.methods import Method, Shape
+from sparq_eval.progress import say
+from sparq_eval.request import Answer, Request
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Answers by method, then by request; seconds that they took together; whether all of the batch was answered."""
+
+    requests: Sequence[Request]
+    answers: Sequence[Sequence[Answer]]
+    seconds: float
+    size: int
+
+
+def answer_all(
+    engine: Engine, requests: Sequence[Request], methods: Sequence[Method], batch_size: int
+) -> Iterator[Batch]:
+    """Answer all requests, longest prompts first so that batches are even and memory runs out early if it does."""
+    waiting = sorted(requests, key=lambda request: -len(request.prompt))
+    size = batch_size
+    while waiting:
+        batch = waiting[:size]
+        start = time.monotonic()
+        try:
+            answers = engine.answer(batch, methods)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not ran_out(error):
+                raise
+            answers = None
+        # out of the handler, so that the failed batch's tensors are let go before the next try
+        if answers is None:
+            size = halve(len(batch), len(batch[0].prompt), len(methods))
+            continue
+        yield Batch(batch, answers, time.monotonic() - start, size)
+        waiting = waiting[len(batch) :]
+
+
+def ran_out(error: Exception) -> bool:
+    """Whether an error says that memory ran out; torch raises a plain RuntimeError for it on a CPU."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)
+
+
+def halve(size: int, longest: int, methods: int) -> int:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if size == 1:
+        raise UserError(
+            f"batch_size=1: out of memory with one prompt of {longest} tokens and {methods} settings; "
+            "ask for fewer settings at a time (k, r, method), a smaller dtype or a smaller model"
+        )
+    say(f"out of memory with {size} examples at a time: going on with {size // 2}")
+    return size // 2
+
+
+def fitting_batch(
+    requests: Sequence[Request], methods: int, shape: Shape, layers: int, itemsize: int, device: torch.device
+) -> int:
+    """How many examples to prefill together: at most 64 on a GPU and 8 on a CPU, their cache in a share of free memory."""
+    longest = max(len(request.prompt) for request in requests)
+    room = max(max(request.steps, len(request.forced)) for request in requests)
+    each = bytes_per_example(
+        layers, shape.heads, shape.head_size, itemsize, prompt=longest, room=room, settings=methods
+    )
+    if device.type == "cuda":
+        most, share = 64, torch.cuda.mem_get_info(device)[0] * 0.4
+    else:
+        most, share = 8, min(psutil.virtual_memory().available * 0.25, 2**30)
+    return max(1, min(most, int(share // each)))

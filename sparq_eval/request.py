@@ -9,8 +9,8 @@ class Request:
 
     prompt: token ids, special tokens included, truncated if the run truncates.
     prompt_tokens: tokens of the whole prompt without special tokens and before truncation: S in the paper's formulas.
-    steps: tokens to generate, at most. `until` ends the answer earlier, before the first of these strings that comes after
-    the output's first character that is not white space; `end` ends it after one of these token ids.
+    steps: tokens to generate, at most. `until` ends the answer earlier, before the first of these strings that comes
+    after the output's first letter or digit.
     forced: where the task gives the text itself, its token ids: they are scored and nothing is generated.
     context: the first tokens of `prompt` that are the task's context (0 where it has none).
     """
@@ -21,7 +21,6 @@ class Request:
     prompt_tokens: int
     steps: int = 0
     until: tuple[str, ...] = ()
-    end: tuple[int, ...] = ()
     forced: tuple[int, ...] = ()
     context: int = 0
     truncated: bool = False
@@ -32,8 +31,8 @@ class Traffic:
     """Elements moved between memory and processor per generated token, over all layers and key/value heads.
 
     nominal, nominal_dense: the paper's formula at S = prompt_tokens, for the setting and for dense.
-    counted, counted_dense: what the setting really selected at its decode steps, and what dense moves at the same steps;
-    nan where no decode step was taken.
+    counted, counted_dense: what the setting really selected at its decode steps, and what dense moves at the same
+    steps; nan where no decode step was taken.
     """
 
     nominal: float

@@ -1,9 +1,16 @@
-"""What every test may use. No network, no hub: what a test needs is made here, lies in the package cache, or it skips."""
+"""What every test may use. No hub: what a test needs is made here or lies in the package cache, or the test skips."""
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+import yaml
+
+from sparq_eval.errors import UserError
+
+if TYPE_CHECKING:
+    from sparq_eval.hf.checkpoint import Checkpoint
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -16,3 +23,15 @@ def shared() -> Path:
     if not (SHARED / "golden").is_dir():
         pytest.skip(f"no golden values: {SHARED} is not there")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> "Checkpoint":
+    """The default model, fetched once into the package cache."""
+    from sparq_eval.hf.checkpoint import open_checkpoint
+
+    config = yaml.safe_load((Path(__file__).parents[1] / "configs/model/smollm2-135m.yaml").read_text(encoding="utf-8"))
+    try:
+        return open_checkpoint(**config)
+    except UserError as error:
+        pytest.skip(str(error))

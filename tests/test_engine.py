@@ -122,5 +122,6 @@ def test_an_unlimited_budget_is_dense() -> None:
 
 def test_a_stop_string_counts_only_after_some_text() -> None:
     assert stop_at("\n Paris\nQuestion", ["\n"]) == len("\n Paris")
+    assert stop_at('"\n Paris\nQuestion', ["\n"]) == len('"\n Paris')
     assert stop_at(" \n ", ["\n"]) is None
     assert stop_at("Paris", []) is None

@@ -61,6 +61,13 @@ def run(settings: Settings) -> list[Cell]:
     return cells
 
 
+def named(model: Mapping[str, Any]) -> dict[str, Any]:
+    """A model given by its path alone goes by the path's last part, so that two of them do not share a name."""
+    if model["name"] == "any" and model["path"]:
+        return {**model, "name": Path(model["path"]).name.removesuffix(".gguf")}
+    return dict(model)
+
+
 def plan(
     name: str, settings: Settings, checkpoint: Checkpoint, resolved: Sequence[Setting], device: torch.device
 ) -> Cell:
@@ -193,4 +200,5 @@ def find_data(task: str, settings: Settings, checkpoint: Checkpoint) -> Data:
     if source == "auto":
         bundled = checkpoint.identity["source"] == "package" and task in BUNDLED_TEXT
         source = "bundled" if bundled else "hub"
-    return Data(source, settings.data["root"])
+    root = settings.data["root"]
+    return Data(source, Path(root).expanduser() if root else None)

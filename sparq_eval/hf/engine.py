@@ -118,6 +118,7 @@ class Engine:
             session = Decode(cache, [examples] * N, t, tallies)
             at = torch.tensor([[len(requests[b].prompt) + t] for b in live])
             logits = self.forward(forced[examples, t : t + 1].repeat(N, 1), at.repeat(N, 1), session, last_only=True)
+            session.close()
             for n, part in enumerate(logits.split(len(live))):
                 whole = torch.zeros(B, 1, part.shape[-1], dtype=part.dtype, device=self.device)
                 judged[n].append(judge(whole.index_copy_(0, examples, part), forced[:, t + 1 : t + 2]))
@@ -216,6 +217,7 @@ class Generation:
         ids = torch.tensor([[self.tokens[n][b][-1]] for n, b in rows])
         at = torch.tensor([[len(self.requests[b].prompt) + step] for _, b in rows])
         logits = self.engine.forward(ids, at, session, last_only=True)[:, -1]
+        session.close()
         chosen, sound = logits.argmax(dim=-1).tolist(), torch.isfinite(logits).all(dim=-1).tolist()
         for (n, b), token, finite in zip(rows, chosen, sound, strict=True):
             self.tokens[n][b].append(token)
@@ -232,7 +234,7 @@ class Generation:
 
     def ended(self, n: int, b: int) -> bool:
         request, tokens = self.requests[b], self.tokens[n][b]
-        if len(tokens) >= request.steps or tokens[-1] in request.end:
+        if len(tokens) >= request.steps:
             return True
         return bool(request.until) and stop_at(self.engine.tokenizer.decode(tokens), request.until) is not None
 
@@ -253,7 +255,10 @@ class Generation:
 
 
 def stop_at(text: str, until: Sequence[str]) -> int | None:
-    """Where the first stop string begins that comes after the first character that is not white space."""
-    first = len(text) - len(text.lstrip())
+    """Where the first stop string begins that comes after the first letter or digit.
+
+    What comes before is not an answer yet: the tasks' normalisation drops white space and punctuation there.
+    """
+    first = next((place for place, letter in enumerate(text) if letter.isalnum()), len(text))
     places = [place for stop in until if (place := text.find(stop, first)) >= 0]
     return min(places, default=None)

@@ -16,7 +16,7 @@ from sparq_eval.ops import Prompt, logits, mix, softmax
 from sparq_eval.step import Step, Visible
 
 
-@dataclass(frozen=True)
+@dataclass
 class Tally:
     """What one setting moved, by example of the batch, summed over layers, key/value heads and one-query steps.
 
@@ -26,23 +26,31 @@ class Tally:
     moved: Float[Tensor, "B"]
     dense: Float[Tensor, "B"]
     sparse: Float[Tensor, "B"]
+    waiting: list[tuple[Attended, Visible, int]] = field(default_factory=list)
 
     @staticmethod
     def zero(B: int, device: torch.device) -> "Tally":
-        return Tally(*(torch.zeros(B, dtype=torch.float64, device=device) for _ in range(3)))
+        moved, dense, sparse = (torch.zeros(B, dtype=torch.float64, device=device) for _ in range(3))
+        return Tally(moved, dense, sparse)
 
-    def add(
-        self, attended: Attended, visible: Visible, head_size: int, live: Bool[Tensor, "b T"], examples: Tensor
-    ) -> None:
-        """Add a step's counts at `examples`, for the queries that are live."""
-        count, H = visible.count, attended.moved.shape[1]
-        sums = (
-            (self.moved, attended.moved.sum(dim=1)),
-            (self.dense, 2 * head_size * H * count),
-            (self.sparse, (attended.selected < count[:, None]).any(dim=1)),
-        )
-        for total, part in sums:
+    def note(self, attended: Attended, visible: Visible, head_size: int) -> None:
+        """Keep a layer's counts until `close`: adding them up layer by layer would cost more than taking them."""
+        self.waiting.append((replace(attended, out=attended.out[:0]), visible, head_size))
+
+    def close(self, live: Bool[Tensor, "b T"], examples: Int[Tensor, "b"]) -> None:
+        """Add the noted layers at `examples`, for the queries that are live."""
+        if not self.waiting:
+            return
+        noted, visibles, sizes = zip(*self.waiting, strict=True)
+        moved = torch.stack([attended.moved for attended in noted]).sum(dim=(0, 2))
+        selected = torch.stack([attended.selected for attended in noted])
+        count = torch.stack([visible.count for visible in visibles])[:, :, None]  # (layers, b, 1, T)
+        H = selected.shape[2]
+        dense = sum(2 * size * H * visible.count for visible, size in zip(visibles, sizes, strict=True))
+        sparse = (selected < count).any(dim=2).sum(dim=0)
+        for total, part in ((self.moved, moved), (self.dense, dense), (self.sparse, sparse)):
             total.index_add_(0, examples, (part * live).sum(dim=1).to(total.dtype))
+        self.waiting.clear()
 
 
 def step_of(call: Call, layer: Layer, end: int, visible: Visible, part: slice = slice(None)) -> Step:
@@ -118,12 +126,18 @@ class Decode:
             self.write(layer, setting, k, v)
             step = step_of(replace(call, q=q), layer, end, visible)
             attended, layer.states[setting] = method.attend(step, layer.states[setting])
-            live = torch.zeros(B, 1, dtype=torch.bool, device=q.device)
-            live[examples] = True
-            self.tallies[setting].add(attended, visible, step.head_size, live, cache.examples)
+            self.tallies[setting].note(attended, visible, step.head_size)
             out[first : first + R] = attended.out if B == R else attended.out[examples]
             first += R
         return out
+
+    def close(self) -> None:
+        """Count what the step moved, once all layers have attended."""
+        B = len(self.cache.valid)
+        for tally, examples in zip(self.tallies, self.rows, strict=True):
+            live = torch.zeros(B, 1, dtype=torch.bool, device=self.cache.valid.device)
+            live[examples] = True
+            tally.close(live, self.cache.examples)
 
     def write(self, layer: Layer, setting: int, k: Tensor, v: Tensor) -> None:
         """Put the new token behind the setting's tail, and the tail behind the prompt."""
@@ -174,6 +188,7 @@ class Score:
         for first in range(0, T, rows):
             step = whole.narrow(first, min(first + rows, T))
             attended, state = method.attend(step, state)
-            self.tally.add(attended, step.visible, D, live[:, first : first + rows], cache.examples[part])
+            self.tally.note(attended, step.visible, D)
+            self.tally.close(live[:, first : first + rows], cache.examples[part])
             outs.append(attended.out)
         return torch.cat(outs, dim=3)

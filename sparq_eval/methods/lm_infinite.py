@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import final
 
-import torch
-
 from sparq_eval.methods.method import Attended, Method, Shape, State, require
 from sparq_eval.ops import attend_at
 from sparq_eval.step import Step

@@ -1,0 +1,53 @@
+"""`python -m sparq_eval.report RESULTS [--out OUT] [--transfers …]` and filters."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from sparq_eval.errors import UserError
+from sparq_eval.progress import say
+from sparq_eval.report.terminal import terminal_table
+from sparq_eval.report.write import REPORT, write_report
+
+
+def main() -> None:
+    """Write the report, print its table and where it is. A user's mistake is one sentence and status 2."""
+    options = parser().parse_args()
+    out = options.out or options.results / REPORT
+    try:
+        frames = write_report(
+            options.results,
+            out,
+            models=options.model,
+            tasks=options.task,
+            methods=options.method,
+            transfers=options.transfers,
+        )
+    except UserError as error:
+        say(f"sparq_eval.report: {error}")
+        sys.exit(2)
+    console = Console()
+    terminal_table(frames.records, console)
+    console.print(f"tables and plots: {out}/", markup=False, highlight=False, soft_wrap=True)
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m sparq_eval.report", description=__doc__)
+    parser.add_argument("results", type=Path, metavar="RESULTS", help="folder with records: a run's results_dir")
+    parser.add_argument("--out", type=Path, help=f"folder to write to (RESULTS/{REPORT})")
+    parser.add_argument("--model", nargs="+", default=(), help="only these models")
+    parser.add_argument("--task", nargs="+", default=(), help="only these tasks")
+    parser.add_argument("--method", nargs="+", default=(), help="only these methods, and dense beside them")
+    parser.add_argument(
+        "--transfers",
+        choices=("counted", "nominal"),
+        default="counted",
+        help="what plots show on x: as selected, or the paper's formula",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""One trade-off plot in the paper's form: score against transfers, log2 from dense downwards, dense as a line."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+
+from sparq_eval.report.curves import Curve
+from sparq_eval.report.style import DASHES, DENSE, METRICS, Look, drawable
+
+# worst and best score shown, as multiples of dense: the paper's
+RANGES = {"repetition": (0.0, 1.1), "needle": (0.0, 1.1)}
+UPWARD, DOWNWARD = (0.5, 1.05), (1.25, 1 / 1.025)
+SMALLEST = 1 / 10  # of dense's transfers
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The records of one model and task, their transfers in 2^20 elements as `x`, and their lines."""
+
+    title: str
+    records: pd.DataFrame
+    lines: Sequence[Curve]
+
+    @property
+    def dense(self) -> pd.DataFrame:
+        return self.records[self.records["method"] == "dense"].head(1)
+
+
+def draw(axes: Axes, panel: Panel, looks: dict[str, Look], xlabel: str) -> None:
+    worst, best = score_range(panel)
+    left, right = transfer_range(panel)
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(left, right)
+    axes.set_ylim(worst, best)
+    ticks = powers(right, left)
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_major_formatter(FixedFormatter([f"{tick:g}" for tick in ticks]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    metric = str(panel.records["metric"].iloc[0])
+    lower = "" if panel.records["higher_is_better"].iloc[0] else "\nlower is better"
+    axes.set_ylabel(drawable(METRICS.get(metric, metric), 36) + lower)
+    axes.set_xlabel(xlabel)
+    axes.set_title(drawable(panel.title))
+    for line in panel.lines:
+        draw_line(axes, line, looks[line.label])
+    for x, value in panel.dense[["x", "value"]].dropna().itertuples(index=False):
+        axes.axhline(value, color=DENSE, linestyle=DASHES, linewidth=1)
+        axes.plot(x, value, "o", color=DENSE)
+    mark_hidden(axes, panel, looks, worst, best)
+
+
+def draw_line(axes: Axes, line: Curve, look: Look) -> None:
+    x, value, error = (line.points[name].to_numpy(dtype=float) for name in ("x", "value", "stderr"))
+    axes.fill_between(x, value - error, value + error, color=look.colour, alpha=0.14, linewidth=0)
+    axes.plot(x, value, color=look.colour, marker=look.marker, markeredgecolor="white", markeredgewidth=0.4)
+
+
+def mark_hidden(axes: Axes, panel: Panel, looks: dict[str, Look], worst: float, best: float) -> None:
+    """An open triangle at the edge for each setting that the range leaves out, and a note that says how many."""
+    hidden = [
+        (x, value, looks[line.label].colour)
+        for line in panel.lines
+        for x, value in zip(line.points["x"], line.points["value"], strict=True)
+        if (value < worst if worst < best else value > worst)
+    ]
+    for x, _, colour in hidden:
+        axes.plot(x, worst, "v", color="white", markeredgecolor=colour, markeredgewidth=1, clip_on=False, zorder=5)
+    if hidden:
+        values = [value for _, value, _ in hidden]
+        furthest = min(values) if worst < best else max(values)
+        text = f"▽ {len(hidden)} off the plot, to {furthest:.3g}"
+        paper = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1}
+        axes.annotate(text, (0.02, 0.04), xycoords="axes fraction", fontsize=6.5, color="#555555", bbox=paper)
+
+
+def score_range(panel: Panel) -> tuple[float, float]:
+    """The paper's range around dense, the better end moved to hold every point. Without a dense score: all points."""
+    records = panel.records
+    upward = bool(records["higher_is_better"].iloc[0])
+    ends = records["value"] + records["stderr"] * (1 if upward else -1)
+    dense = panel.dense["value"].dropna()
+    values = pd.concat([ends, records["value"]]).dropna()
+    if values.empty:
+        return 0.0, 1.0
+    if dense.empty or not dense.iloc[0] > 0:
+        pad = (values.max() - values.min()) * 0.08 or abs(values.max()) * 0.05 or 0.5
+        low, high = values.min() - pad, values.max() + pad
+        return (low, high) if upward else (high, low)
+    worst, best = RANGES.get(str(records["task"].iloc[0]), UPWARD) if upward else DOWNWARD
+    anchor = float(dense.iloc[0])
+    room = abs(best - worst) * anchor * 0.03
+    if upward:
+        return worst * anchor, max(best * anchor, values.max() + room)
+    return worst * anchor, min(best * anchor, values.min() - room)
+
+
+def transfer_range(panel: Panel) -> tuple[float, float]:
+    """From just above dense to a tenth of it, wider where points lie outside."""
+    x = panel.records["x"].dropna()
+    dense = panel.dense["x"].dropna()
+    full = float(dense.iloc[0]) if len(dense) else float(panel.records["x_dense"].max())
+    return 1.05 * max(full, x.max()), min(SMALLEST * full, x.min() / 1.1)
+
+
+def powers(low: float, high: float) -> list[float]:
+    """Powers of two between low and high, at most about seven."""
+    exponents = np.arange(math.ceil(math.log2(low)), math.floor(math.log2(high)) + 1)
+    return [float(2.0**exponent) for exponent in exponents[:: len(exponents) // 8 + 1]]

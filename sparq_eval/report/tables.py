@@ -1,0 +1,45 @@
+"""The tables as files: CSV for programs, Markdown for people."""
+
+import csv
+from pathlib import Path
+
+import pandas as pd
+
+from sparq_eval.report.text import HEADER, WORDS, groups
+
+RESULTS = (
+    *("model", "task", "method", "settings", "r", "k", "local", "samples", "metric", "value", "stderr"),
+    *("nominal_ratio", "counted_ratio", "seconds"),
+)
+SAMPLES = ("model", "task", "method", "settings", "index", "id", "output", "score")
+
+
+def results_csv(records: pd.DataFrame, path: Path) -> None:
+    """One row per model, task and setting; settings is JSON, what a method has not is empty."""
+    records[list(RESULTS)].to_csv(path, index=False, lineterminator="\n")
+
+
+def samples_csv(samples: pd.DataFrame, path: Path) -> None:
+    """One row per example, text quoted and otherwise exactly as it was generated.
+
+    An output may be empty, a number, or the word NA: read it back with
+    `pandas.read_csv(path, dtype={"id": str, "output": str}, keep_default_na=False, na_values={"score": [""]})`.
+    """
+    samples[list(SAMPLES)].to_csv(path, index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+
+
+def markdown(records: pd.DataFrame) -> str:
+    """A heading and a table for each model and task."""
+    rule = [":---" if column < WORDS else "---:" for column in range(len(HEADER))]
+    parts = []
+    for group in groups(records):
+        rows = [[escape(cell) for cell in row] for row in group.rows]
+        lines = ["| " + " | ".join(row) + " |" for row in (list(HEADER), rule, *rows)]
+        parts.append("\n".join([f"### {escape(group.title)}", "", *lines, ""]))
+    return "\n".join(parts)
+
+
+def escape(text: str) -> str:
+    """Text that Markdown shows as it is, in one line."""
+    special = {ord(character): f"\\{character}" for character in "\\|*_`<>[]#~$"}
+    return " ".join(text.translate(special).split())

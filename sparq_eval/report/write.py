@@ -1,0 +1,103 @@
+"""The story of a report: load, choose, write the tables, draw the plots."""
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+
+from sparq_eval.errors import UserError
+from sparq_eval.progress import say
+from sparq_eval.report.figures import draw_all
+from sparq_eval.report.latex import latex
+from sparq_eval.report.tables import markdown, results_csv, samples_csv
+from sparq_eval.report.terminal import terminal_table
+from sparq_eval.report.text import short_settings
+from sparq_eval.results.frames import Frames, load
+
+REPORT = "report"
+
+
+def write_report(
+    root: Path,
+    out: Path,
+    *,
+    models: Collection[str] = (),
+    tasks: Collection[str] = (),
+    methods: Collection[str] = (),
+    transfers: str = "counted",
+) -> Frames:
+    """Write tables and plots of the records below `root` to `out`, and return what they show. Empty filters keep all;
+    dense stays beside chosen methods.
+
+    UserError if there are no records, a filter fits none, or `out` cannot be written.
+    """
+    frames = choose(load(root), models, tasks, methods)
+    comment(frames.records)
+    write(frames, frames.records, out, transfers)
+    return frames
+
+
+def report_run(root: Path, entries: Sequence[Path]) -> Frames:
+    """The end of a run: tables of all that is below `root`, plots of the models and tasks that the run touched, and on
+    standard output the table of its own `entries` (folders of records).
+    """
+    frames = load(root)
+    paths = {Path(entry).resolve() for entry in entries}
+    own = frames.records[[Path(path).resolve() in paths for path in frames.records["path"]]]
+    touched = frames.records.merge(own[["model", "task"]].drop_duplicates())
+    out = Path(root) / REPORT
+    comment(touched)
+    write(frames, touched, out, "counted")
+    console = Console()
+    terminal_table(own, console)
+    console.print(f"tables and plots: {out}/", markup=False, highlight=False, soft_wrap=True)
+    return frames
+
+
+def write(frames: Frames, drawn: pd.DataFrame, out: Path, transfers: str) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        results_csv(frames.records, out / "results.csv")
+        samples_csv(frames.samples, out / "samples.csv")
+        (out / "results.md").write_text(markdown(frames.records), encoding="utf-8")
+        (out / "results.tex").write_text(latex(frames.records), encoding="utf-8")
+        draw_all(drawn, out, transfers)
+    except OSError as error:
+        raise UserError(f"out={out}: could not be written ({error.strerror}); choose another folder") from error
+
+
+def choose(frames: Frames, models: Collection[str], tasks: Collection[str], methods: Collection[str]) -> Frames:
+    for column, names in (("model", models), ("task", tasks), ("method", methods)):
+        there = sorted(set(frames.records[column]))
+        for name in names:
+            if name not in there:
+                raise UserError(f"{column}={name}: no record has it; there are {', '.join(there)}")
+        if names:
+            kept = {*names, "dense"} if column == "method" else set(names)
+            pick = [
+                frame[frame[column].isin(kept)].reset_index(drop=True) for frame in (frames.records, frames.samples)
+            ]
+            frames = replace(frames, records=pick[0], samples=pick[1])
+        if frames.records.empty:
+            raise UserError(f"{column}={','.join(names)}: no record of the chosen models and tasks has it")
+    return frames
+
+
+def comment(records: pd.DataFrame) -> None:
+    """Say on standard error what a reader of the tables should know and might miss."""
+    for (model, task, variant), group in records.groupby(["model", "task", "variant"]):
+        where = f"{model}, {task}{', variant ' if variant else ''}{variant}"
+        few, many = group["samples"].min(), group["samples"].max()
+        if few < many:
+            say(
+                f"note: {where}: settings were measured on {few} to {many} examples; compare those with the same number"
+            )
+        lost = group[(group["not_finite"] > 0) | group["value"].isna()]
+        for record in lost.to_dict("records"):
+            setting = f"{record['method']} {short_settings(record['settings'])}".strip()
+            count = f"{record['not_finite'] or 'some'} of {record['samples']} answers are not finite"
+            end = ", so it has no score and is not drawn" if math.isnan(record["value"]) else ""
+            say(f"warning: {where}: {setting}: {count}{end}")

@@ -1,0 +1,159 @@
+"""Reading a store into two tables. Rows are the truth: numbers are computed from them, not taken from summaries."""
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sparq_eval.errors import UserError
+from sparq_eval.progress import say
+from sparq_eval.results.record import KINDS, SCHEMA, Identity, canonical
+from sparq_eval.results.rows import parse
+from sparq_eval.results.store import RECORD, SAMPLES
+from sparq_eval.results.summary import summarise
+from sparq_eval.results.variants import name_variants
+
+ORDER = ("dense", "sparq", "h2o", "lm_infinite", "flexgen")
+
+
+@dataclass(frozen=True)
+class Frames:
+    """records: one row per record, by model, task, variant, method and setting. samples: one row per example, likewise.
+
+    `settings` is JSON with sorted keys; r, k, local are missing where a method has none. `variant` is "" unless records
+    of one model and task differ in more than method and settings: then each kind has its letter; they do not mix.
+    """
+
+    records: pd.DataFrame
+    samples: pd.DataFrame
+
+
+class Untrusted(Exception):
+    """A folder that looks like a record and cannot be used; the message says why."""
+
+
+def load(root: Path) -> Frames:
+    """All records below `root`. One that does not describe itself is named on standard error and left out.
+
+    UserError if there is no such folder, or no record in it.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(f"results={root}: no such folder; give the one that a run wrote (its results_dir)")
+    found: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
+    for folder in folders(root):
+        try:
+            record, rows = read(folder)
+            if record["key"] in found:
+                raise Untrusted(f"the same record as in {found[record['key']][0]['path']}")
+        except Untrusted as why:
+            left_out(folder, str(why))
+        else:
+            found[record["key"]] = record, rows
+    if not found:
+        raise UserError(f"results={root}: there is no record in it; give the folder that a run wrote (its results_dir)")
+    variants = name_variants([record for record, _ in found.values()])
+    entries = [(record | {"variant": variants[record["key"]]}, rows) for record, rows in found.values()]
+    entries.sort(key=lambda entry: place(entry[0]))
+    return Frames(record_frame(entries), sample_frame(entries))
+
+
+def folders(root: Path) -> Iterator[Path]:
+    """Folders that hold a record; JSON that belongs to none is named."""
+    for parent, below, names in os.walk(root):
+        below.sort()
+        folder = Path(parent)
+        if RECORD in names:
+            yield folder
+        for name in sorted(names):
+            own = name == RECORD or (name == SAMPLES and (RECORD in names or not (folder / name).stat().st_size))
+            if name.endswith((".json", ".jsonl")) and not own:
+                left_out(folder / name, "no part of a record")
+
+
+def read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The record in `folder` and its rows by index. Raises Untrusted if it is not what it says it is."""
+    try:
+        content = json.loads((folder / RECORD).read_bytes())
+        schema = content["schema"]
+        if schema != SCHEMA:
+            raise Untrusted(f"its schema is {schema}, this version reads {SCHEMA}")
+        identity, key = Identity(**content["identity"]), content["key"]
+        hashed = identity.key
+        record = {"key": key, "path": folder, "identity": identity, "model": str(identity.model["name"])}
+        record |= {"metric": str(content["metric"]), "higher_is_better": bool(content["higher_is_better"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise Untrusted(f"{RECORD} is not a record ({type(error).__name__}: {error})") from error
+    if key != hashed:
+        raise Untrusted("its content does not hash to its key: it was changed by hand or is not ours")
+    path = folder / SAMPLES
+    parsed = parse(path.read_bytes() if path.exists() else b"")
+    if parsed.unreadable:
+        say(f"warning: {path}: lines {', '.join(map(str, parsed.unreadable))} are not rows; left out")
+    if parsed.torn:
+        say(f"warning: {path}: the last line is cut short; left out")
+    if not parsed.rows:
+        raise Untrusted("it has no rows")
+    return record, sorted(parsed.rows, key=lambda row: row["index"])
+
+
+def left_out(path: Path, why: str) -> None:
+    say(f"warning: {path}: {why}; left out")
+
+
+def place(record: dict[str, Any]) -> tuple[Any, ...]:
+    """Where a record stands in a table: dense first, then as in the paper, then by budget."""
+    identity: Identity = record["identity"]
+    method = identity.method
+    known = ORDER.index(method) if method in ORDER else len(ORDER)
+    budget = [number if number is not None else math.inf for number in map(identity.settings.get, ("k", "r"))]
+    budget = [number if isinstance(number, int | float) else math.inf for number in budget]
+    rest = canonical(identity.settings)
+    return record["model"], identity.task, record["variant"], known, method, *budget, rest, record["key"]
+
+
+def record_frame(entries: list[tuple[dict[str, Any], list[dict[str, Any]]]]) -> pd.DataFrame:
+    lines = []
+    for record, rows in entries:
+        identity: Identity = record["identity"]
+        summary = summarise(rows)
+        numbers = {name: whole(identity.settings.get(name)) for name in ("r", "k", "local")}
+        lines.append(
+            {
+                **{"model": record["model"], "task": identity.task, "variant": record["variant"]},
+                **{"method": identity.method, "settings": json.dumps(identity.settings, sort_keys=True), **numbers},
+                **{"metric": record["metric"], "higher_is_better": record["higher_is_better"]},
+                **{"value" if name == "score" else name: number for name, number in summary.items()},
+                **{"key": record["key"], "path": str(record["path"])},
+            }
+        )
+    return pd.DataFrame(lines).astype(dict.fromkeys(("r", "k", "local"), "Int64"))
+
+
+def whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def sample_frame(entries: list[tuple[dict[str, Any], list[dict[str, Any]]]]) -> pd.DataFrame:
+    columns: dict[str, list[Any]] = {name: [] for name in ("model", "task", "variant", "method", "settings", "key")}
+    for record, rows in entries:
+        identity: Identity = record["identity"]
+        settings = json.dumps(identity.settings, sort_keys=True)
+        names = (record["model"], identity.task, record["variant"], identity.method, settings, record["key"])
+        for name, value in zip(columns, names, strict=True):
+            columns[name].extend([value] * len(rows))
+    every = [row for _, rows in entries for row in rows]
+    values = {name: [row[name] for row in every] for name in KINDS}
+    values |= {name: list(map(encodable, values[name])) for name, kind in KINDS.items() if kind is str}
+    frame = pd.DataFrame(columns | values)
+    return frame.astype({name: kind for name, kind in KINDS.items() if kind is float})
+
+
+def encodable(text: str) -> str:
+    """A lone surrogate is no character, and tables cannot hold it: it becomes its escape."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()

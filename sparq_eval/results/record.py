@@ -1,0 +1,102 @@
+"""What a record is: the identity that everything measured under it shares, and one row per example."""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Everything an answer depends on, as JSON values. Two runs share a record exactly if their identities are equal.
+
+    model: at least {"name": …}, and what tells its weights apart (sha256 or revision). data: data set, its revision or
+    sha256, task version. protocol: prompt, stop, truncation, dtype, device type. versions: of the packages used.
+    """
+
+    model: dict[str, Any]
+    task: str
+    data: dict[str, Any]
+    method: str
+    settings: dict[str, Any]
+    protocol: dict[str, Any]
+    versions: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        """sha256 of the identity's canonical JSON. TypeError or ValueError if a value is not JSON."""
+        return hashlib.sha256(canonical(asdict(self)).encode()).hexdigest()
+
+    @property
+    def folder(self) -> Path:
+        """Where the record lies, relative to the store."""
+        return Path(safe(str(self.model["name"])), safe(self.task), f"{safe(self.method)}-{self.key[:16]}")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example.
+
+    prompt_tokens: before truncation, without special tokens. nominal, counted (and the same for dense): elements moved
+    per generated token over all layers and key/value heads, by the paper's formula and as selected; counted is nan
+    where no decode step was taken. sparse_steps: of decode_steps, those that left something out. seconds: this
+    example's share.
+    """
+
+    index: int
+    id: str
+    prompt_tokens: int
+    generated_tokens: int
+    output: str
+    score: float
+    nominal: float
+    nominal_dense: float
+    counted: float
+    counted_dense: float
+    decode_steps: int
+    sparse_steps: float
+    truncated: bool
+    finite: bool
+    seconds: float
+
+    @property
+    def line(self) -> bytes:
+        """The row as a line of JSON; ASCII, so that no character of an output can end it. Not-a-number becomes null."""
+        values = {field.name: KINDS[field.name](getattr(self, field.name)) for field in fields(self)}
+        return json.dumps(plain(values), allow_nan=False).encode() + b"\n"
+
+    @staticmethod
+    def read(values: dict[str, Any]) -> "Row":
+        """The row of a parsed line."""
+        filled: dict[str, Any] = {name: math.nan if value is None else value for name, value in values.items()}
+        return Row(**filled)
+
+
+KINDS: dict[str, type] = {field.name: field.type for field in fields(Row) if isinstance(field.type, type)}
+
+
+def canonical(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def plain(value: object) -> Any:
+    """`value` as JSON can hold it: paths and other objects as text, tuples as lists, not-a-number as null."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int | bool) else str(value)
+
+
+def safe(name: str) -> str:
+    """A name that is one folder or file on any system. Not one to one: the key tells records apart."""
+    text = re.sub(r"[^A-Za-z0-9._+-]+", "-", name.replace("/", "--")).strip("-.")
+    return text[:100] or "unnamed"

@@ -1,0 +1,64 @@
+"""Reading samples.jsonl: complete lines become rows, anything else is left where it is and reported."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from sparq_eval.results.record import KINDS
+
+NUMBERS = {int, float, type(None)}
+ALLOWED: dict[str, set[type]] = {name: NUMBERS if kind is float else {kind} for name, kind in KINDS.items()}
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """rows: one per example, the first of each index, in the file's order; null stays None. unreadable: line numbers.
+
+    torn: bytes after the last line end: a write that was cut short, or one that is going on.
+    """
+
+    rows: list[dict[str, Any]]
+    unreadable: list[int]
+    torn: int
+
+    @property
+    def indices(self) -> set[int]:
+        return {row["index"] for row in self.rows}
+
+
+def parse(content: bytes) -> Parsed:
+    end = content.rfind(b"\n") + 1
+    lines = content[:end].split(b"\n")[:-1]
+    rows, unreadable = together(lines), list[int]()
+    if rows is None:
+        apart = [alone(line) for line in lines]
+        rows = [row for row in apart if row is not None]
+        unreadable = [number for number, row in enumerate(apart, start=1) if row is None]
+    first: dict[int, dict[str, Any]] = {}
+    for row in rows:
+        first.setdefault(row["index"], row)
+    return Parsed(list(first.values()), unreadable, len(content) - end)
+
+
+def together(lines: list[bytes]) -> list[dict[str, Any]] | None:
+    """All lines in one call, several times as fast as one by one; None if any of them is not a row."""
+    try:
+        rows = json.loads(b"[" + b",".join(lines) + b"]")
+    except ValueError:
+        return None
+    return rows if len(rows) == len(lines) and are_rows(rows) else None
+
+
+def alone(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if are_rows([row]) else None
+
+
+def are_rows(values: list[Any]) -> bool:
+    """Whether each is an object with a row's fields, of a row's types."""
+    if not all(isinstance(value, dict) and value.keys() == KINDS.keys() for value in values):
+        return False
+    return all({type(value[name]) for value in values} <= allowed for name, allowed in ALLOWED.items())

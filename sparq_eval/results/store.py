@@ -1,0 +1,168 @@
+"""Writing records: rows are appended under a lock and never redone, the record beside them is replaced in one step.
+
+A crash at any point loses at most the rows of the append it hit; many processes may write the same entry.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from sparq_eval.errors import UserError
+from sparq_eval.progress import say
+from sparq_eval.results.record import SCHEMA, Identity, Row, plain
+from sparq_eval.results.rows import Parsed, parse
+from sparq_eval.results.summary import summarise
+
+RECORD, SAMPLES, TORN = "record.json", "samples.jsonl", "samples.torn"
+TOTALS: dict[str, Callable[[list[float]], float]] = {"seconds": sum, "peak_memory": max}
+
+
+class Store:
+    """A folder of records. It is made when first written to; UserError if it could not be."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root).absolute()
+        there = next(folder for folder in (self.root, *self.root.parents) if folder.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            raise UserError(f"results_dir={root}: {there} is not a folder that you may write to; choose another")
+
+    def open(self, identity: Identity, *, metric: str, higher_is_better: bool) -> "Entry":
+        """The entry of this identity, as it is or empty; nothing is written unless a crash left it half recorded."""
+        return Entry(self.root, identity, metric=metric, higher_is_better=higher_is_better)
+
+
+class Entry:
+    """The rows measured so far under one identity, at `path`."""
+
+    def __init__(self, root: Path, identity: Identity, *, metric: str, higher_is_better: bool) -> None:
+        self.path = root / identity.folder
+        self.blank = {
+            "schema": SCHEMA,
+            "key": identity.key,
+            "identity": plain(asdict(identity)),
+            "metric": metric,
+            "higher_is_better": higher_is_better,
+            "summary": plain(summarise([])),
+            "runs": [],
+        }
+        recorded, rows = self.record(), self.parsed().rows
+        if rows and recorded["summary"] != plain(summarise(rows)):
+            with self.locked() as samples:
+                self.write(self.record(), repair(samples, self.path))
+
+    def indices(self) -> set[int]:
+        """The examples already measured."""
+        return self.parsed().indices
+
+    def rows(self) -> list[Row]:
+        """What was measured, by index; null reads as not-a-number."""
+        return sorted((Row.read(row) for row in self.parsed().rows), key=lambda row: row.index)
+
+    def append(self, rows: Sequence[Row], run: Mapping[str, Any]) -> None:
+        """Add the rows whose index is not there yet, and say in the record which run they came from.
+
+        run: JSON values (others are stored as text): config, versions, commit, device, started, command, … Appends
+        whose run is the same but for `seconds` (added up) and `peak_memory` (the largest) count as one run.
+        """
+        with self.locked() as samples:
+            parsed = repair(samples, self.path)
+            fresh = {row.index: row for row in reversed(rows) if row.index not in parsed.indices}
+            record = self.record()
+            if fresh:
+                current, known = join_run(record["runs"], plain(run))
+                if not known:
+                    # rows must never lie there without their record, whenever the power goes
+                    self.write(record, parsed)
+                samples.write(b"".join(row.line for row in reversed(fresh.values())))
+                keep(samples)
+                current["samples"] += len(fresh)
+                parsed = repair(samples, self.path)
+            self.write(record, parsed)
+
+    def parsed(self) -> Parsed:
+        path = self.path / SAMPLES
+        return parse(path.read_bytes() if path.exists() else b"")
+
+    def record(self) -> dict[str, Any]:
+        """The record as it is on disk, or a blank one. UserError if what lies there describes something else."""
+        path = self.path / RECORD
+        if not path.exists():
+            return {**self.blank, "runs": []}
+        try:
+            record = json.loads(path.read_bytes())
+            same = all(record[name] == self.blank[name] for name in ("schema", "key", "identity", "metric"))
+            described = same and isinstance(record["runs"], list) and isinstance(record["summary"], dict)
+        except (ValueError, KeyError, TypeError):
+            described = False
+        if not described:
+            raise UserError(
+                f"{path}: its content does not describe what its folder was made for; move {self.path} away"
+            )
+        return dict(record)
+
+    def write(self, record: Mapping[str, Any], parsed: Parsed) -> None:
+        """Replace the record by one with a fresh summary; a reader sees the old one or the new one. Needs the lock."""
+        aside = self.path / f".{RECORD}.aside"
+        with aside.open("wb") as file:
+            content = {**record, "summary": plain(summarise(parsed.rows))}
+            file.write(json.dumps(content, indent=1, allow_nan=False).encode() + b"\n")
+            keep(file)
+        aside.replace(self.path / RECORD)
+        folder = os.open(self.path, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+
+    @contextmanager
+    def locked(self) -> Iterator[BinaryIO]:
+        """The file of rows, open for reading and appending, for this process alone. UserError if it cannot be."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            # flock, not lockf: it also holds between threads, and Linux passes it on to a file server
+            with (self.path / SAMPLES).open("a+b") as samples:
+                fcntl.flock(samples, fcntl.LOCK_EX)
+                yield samples
+        except OSError as error:
+            raise UserError(f"{self.path}: could not be written ({error.strerror}); what is there is kept") from error
+
+
+def join_run(runs: list[dict[str, Any]], run: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """The entry of `runs` that `run` belongs to, its seconds and memory updated, and whether it was there before."""
+
+    def described(run: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in run.items() if name not in TOTALS and name != "samples"}
+
+    for other in runs:
+        if described(other) == described(run):
+            for name, total in TOTALS.items():
+                values = [one[name] for one in (other, run) if one.get(name) is not None]
+                if values:
+                    other[name] = total(values)
+            return other, True
+    runs.append({**run, "samples": 0})
+    return runs[-1], False
+
+
+def repair(samples: BinaryIO, folder: Path) -> Parsed:
+    """Parse the rows; a last line without an end is moved aside, to be measured again. Needs the lock."""
+    samples.seek(0)
+    content = samples.read()
+    parsed = parse(content)
+    if parsed.torn:
+        with (folder / TORN).open("ab") as aside:
+            aside.write(content[-parsed.torn :] + b"\n")
+            keep(aside)
+        samples.truncate(len(content) - parsed.torn)
+        keep(samples)
+        say(f"{folder / SAMPLES}: the last line was cut short; it is moved to {TORN} and that example measured again")
+    return parsed
+
+
+def keep(file: BinaryIO) -> None:
+    """Flush `file` to the disk."""
+    file.flush()
+    os.fsync(file.fileno())

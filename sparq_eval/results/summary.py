@@ -1,0 +1,46 @@
+"""A record's numbers from its rows: score with standard error, transfers against dense, tokens, seconds."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy.stats import sem
+
+MEANS = ("prompt_tokens", "nominal", "nominal_dense", "counted", "counted_dense")
+
+
+def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Numbers over all rows. Transfers are elements per generated token; `counted` is over the rows that know it.
+
+    score is nan if any example's score is: a mean that leaves out failures would flatter. stderr is the paper's,
+    sqrt(population variance / n), nan for a single example. nan where there is nothing to average.
+    """
+    of = {name: np.array([row[name] for row in rows], dtype=float) for name in NUMERIC}
+    known = np.isfinite(of["counted"]) & np.isfinite(of["counted_dense"])
+    of["counted"], of["counted_dense"] = of["counted"][known], of["counted_dense"][known]
+    means = {name: mean(of[name]) for name in MEANS}
+    return {
+        "samples": len(rows),
+        "score": mean(of["score"]),
+        "stderr": float(sem(of["score"], ddof=0)) if len(rows) > 1 else math.nan,
+        "nominal_ratio": ratio(means["nominal"], means["nominal_dense"]),
+        "counted_ratio": ratio(means["counted"], means["counted_dense"]),
+        **means,
+        "generated_tokens": int(of["generated_tokens"].sum()),
+        "seconds": float(of["seconds"].sum()),
+        "sparse_share": ratio(of["sparse_steps"].sum(), of["decode_steps"].sum()),
+        "truncated": int(of["truncated"].sum()),
+        "not_finite": int(len(rows) - of["finite"].sum()),
+    }
+
+
+NUMERIC = (*MEANS, "score", "generated_tokens", "seconds", "sparse_steps", "decode_steps", "truncated", "finite")
+
+
+def mean(values: np.ndarray) -> float:
+    return float(values.mean()) if values.size else math.nan
+
+
+def ratio(part: float, whole: float) -> float:
+    return float(part / whole) if whole else math.nan

@@ -42,14 +42,11 @@ def logits(step: Step) -> Float[Tensor, "B H G T S"]:
 def softmax(
     scores: Float[Tensor, "B H G T N"], sinks: Float[Tensor, "H G"] | None = None
 ) -> Float[Tensor, "B H G T N"]:
-    """Weights over the last dimension; a sink takes its share. A query that sees nothing gets zeros."""
+    """Weights over the last dimension; a sink takes its share and gives no value."""
     if sinks is None:
-        weights = torch.softmax(scores, dim=-1)
-    else:
-        column = sinks.float()[None, :, :, None, None].expand(*scores.shape[:-1], 1)
-        weights = torch.softmax(torch.cat([scores, column], dim=-1), dim=-1)[..., :-1]
-    # a padded query sees nothing: its row is all -inf and its weights are not a number
-    return weights.nan_to_num_()
+        return torch.softmax(scores, dim=-1)
+    column = sinks.float()[None, :, :, None, None].expand(*scores.shape[:-1], 1)
+    return torch.softmax(torch.cat([scores, column], dim=-1), dim=-1)[..., :-1]
 
 
 @dataclass(frozen=True)
@@ -68,11 +65,12 @@ class Prompt(Step):
         """Weight that each position has had from all queries under dense attention: mean over the group, sum over T."""
         sums = torch.zeros(self.k.shape[:3], device=self.k.device)
         for part in self.blocks():
-            weights = softmax(logits(part), part.sinks)
+            # a padded query sees nothing: its row is all -inf and its weights are not a number
+            weights = softmax(logits(part), part.sinks).nan_to_num_()
             sums[:, :, : weights.shape[-1]] += weights.sum(dim=(2, 3)) / self.groups
         return sums
 
-    def blocks(self, elements: int = 2**23) -> "list[Step]":
+    def blocks(self, elements: int = 2**21) -> "list[Step]":
         """The step by blocks of queries whose logits have about so many elements."""
         B, H, G, T, _ = self.q.shape
         rows = max(1, elements // (B * H * G * self.k.shape[2]))

@@ -68,7 +68,7 @@ def halve(size: int, longest: int, methods: int) -> int:
 def fitting_batch(
     requests: Sequence[Request], methods: int, shape: Shape, layers: int, itemsize: int, device: torch.device
 ) -> int:
-    """How many examples to prefill together: at most 64 on a GPU and 8 on a CPU, their cache in a share of free memory."""
+    """How many examples to prefill together: at most 64 (8 on a CPU), their cache in a share of free memory."""
     longest = max(len(request.prompt) for request in requests)
     room = max(max(request.steps, len(request.forced)) for request in requests)
     each = bytes_per_example(

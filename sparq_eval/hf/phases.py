@@ -101,7 +101,8 @@ def attend_densely(step: Prompt) -> Float[Tensor, "B H G T D"]:
 class Decode:
     """One token for each row, a row being a setting and an example; rows lie setting by setting, examples ascending.
 
-    rows: examples of each setting that still decode (empty: the setting is done). token: how many are behind the prompt.
+    rows: examples of each setting that still decode (empty: the setting is done). token: how many lie behind the
+    prompt already.
     """
 
     cache: Cache
@@ -170,7 +171,7 @@ class Score:
     examples: slice
     lengths: Int[Tensor, "b"]
     tally: Tally
-    elements: int = 2**24
+    elements: int = 2**21
 
     def attend(self, call: Call) -> Float[Tensor, "b H G T D"]:
         cache, layer, part = self.cache, self.cache.layers[call.layer], self.examples

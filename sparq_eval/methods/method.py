@@ -53,7 +53,7 @@ class Method(ABC):
     """
 
     def resolve(self, shape: Shape) -> Self:
-        """The same method with defaults that depend on the model filled in. Raises ValueError for impossible budgets."""
+        """With the defaults filled in that depend on the model. Raises ValueError for budgets that it rules out."""
         return self
 
     def prefill(self, prompt: Prompt) -> State:

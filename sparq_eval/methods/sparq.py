@@ -41,7 +41,8 @@ class SparQ(Method):
         return self if self.reallocate is not None else replace(self, reallocate=shape.groups == 1)
 
     def prefill(self, prompt: Prompt) -> Float[Tensor, "B H D"] | None:
-        return prompt.value_sum if self.reallocate else None
+        # a sliding window forgets values too: there the mean is taken anew at each step
+        return prompt.value_sum if self.reallocate and prompt.visible.window is None else None
 
     def attend(self, step: Step, state: State) -> tuple[Attended, State]:
         scores = approximate(step, self.r)  # (B, H, G, T, S)
@@ -80,6 +81,8 @@ def approximate(step: Step, r: int) -> Float[Tensor, "B H G T S"]:
     # other components are zeroed rather than left out: the same sum, as one product with the keys as they lie
     part = torch.zeros_like(q).scatter(-1, index, q.gather(-1, index))
     coverage = part.float().abs().sum(dim=-1, keepdim=True) / q.float().abs().sum(dim=-1, keepdim=True)
+    # a query of zeros is covered by any components
+    coverage = coverage.nan_to_num(1.0)
     # the paper's sqrt(d * coverage), with 1/sqrt(d) being the model's own scale
     part = (part * (step.scale / coverage.sqrt())).to(q.dtype)
     return hide(cap(dot(part, step.k), step.softcap), step)

@@ -2,6 +2,7 @@
 
 import json
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,9 @@ def answers_of(
         protocol=Protocol(stop="paper"),
     )
     methods = list(golden[name])
-    count = len(golden[name][Dense()])
-    return task, dict(zip(methods, engine.answer(task.requests(count), methods), strict=True))
+    # only the beginnings are compared, and generating them alone saves minutes
+    requests = [replace(r, steps=min(r.steps, START + 2)) for r in task.requests(len(golden[name][Dense()]))]
+    return task, dict(zip(methods, engine.answer(requests, methods), strict=True))
 
 
 def test_bits_per_character_agree(golden: Any, engine: Engine, smollm2: Checkpoint, shared: Path) -> None:
@@ -70,15 +72,17 @@ def test_bits_per_character_agree(golden: Any, engine: Engine, smollm2: Checkpoi
     assert max(dense) < 1e-4
 
 
-@pytest.mark.parametrize("name", ["squad", "repetition", "cnn_dailymail"])
-def test_outputs_begin_alike(name: str, golden: Any, engine: Engine, smollm2: Checkpoint, shared: Path) -> None:
-    _, answers = answers_of(name, golden, engine, smollm2, shared)
-    different = []
-    for method, given in answers.items():
-        for answer in given:
-            expected = golden[name][method][answer.index]["output"]
-            start = engine.tokenizer.encode(expected, add_special_tokens=False)[:START]
-            if engine.tokenizer.encode(answer.output, add_special_tokens=False)[: len(start)] != start:
-                different.append((method, answer.index, answer.output[:80], expected[:80]))
-    total = sum(len(given) for given in answers.values())
+def test_outputs_begin_alike(golden: Any, engine: Engine, smollm2: Checkpoint, shared: Path) -> None:
+    different, total = [], 0
+    for name in ("squad", "repetition", "cnn_dailymail"):
+        _, answers = answers_of(name, golden, engine, smollm2, shared)
+        for method, given in answers.items():
+            total += len(given)
+            for answer in given:
+                expected = golden[name][method][answer.index]["output"]
+                start = engine.tokenizer.encode(expected, add_special_tokens=False)[:START]
+                if engine.tokenizer.encode(answer.output, add_special_tokens=False)[: len(start)] != start:
+                    different.append((name, method, answer.index, answer.output, expected[:60]))
     assert len(different) <= (1 - SAME_START) * total, different
+    dense = [case for case in different if case[1] == Dense()]
+    assert not dense

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers.utils import logging
 
 from sparq_eval.errors import UserError
 from sparq_eval.hf import gguf, hub, mha
@@ -68,6 +70,8 @@ class Checkpoint:
         attention interface.
         """
         kind = torch_dtype(dtype, device, self.config)
+        if not sys.stderr.isatty():
+            logging.disable_progress_bar()
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise UserError(f"device={device}: torch sees no CUDA device here; use device=cpu")
         config = copy.deepcopy(self.config)

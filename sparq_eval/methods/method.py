@@ -1,7 +1,7 @@
 """The contract of a method: frozen settings, `attend`, `transfers`, and `prefill` where it keeps a state."""
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
 import torch
@@ -12,6 +12,7 @@ from sparq_eval.ops import Prompt
 from sparq_eval.step import Step
 
 State = Any
+EVERYTHING = 2**30  # more positions than any cache has
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,16 @@ class Method(ABC):
     def resolve(self, shape: Shape) -> Self:
         """With the defaults filled in that depend on the model. Raises ValueError for budgets that it rules out."""
         return self
+
+    def unlimited(self, shape: Shape) -> Self | None:
+        """The setting that leaves nothing out, which is dense attention; None if there is none.
+
+        By itself a method is taken to have no budgets but `k` and `r`.
+        """
+        names = {field.name for field in fields(self)}
+        budgets = {"k": EVERYTHING, "r": shape.head_size}
+        found = {name: budget for name, budget in budgets.items() if name in names}
+        return replace(self, **found).resolve(shape) if found or not names else None
 
     def prefill(self, prompt: Prompt) -> State:
         """The state after the prompt, which every method attends to densely. None for a method without a state."""

@@ -75,7 +75,7 @@ def test_one_pass_scores_are_stepwise_scores_and_naive_scores(kind: str) -> None
         for request, one, other in zip(requests, fast, steps, strict=True):
             assert_same(one, other)
             logprobs = naive_logits(engine.model, method, request, request.forced).log_softmax(dim=-1)
-            naive = logprobs.gather(-1, torch.tensor(request.forced)[:, None]).sum().item()
+            naive = logprobs.gather(-1, torch.tensor(request.forced, device=DEVICE)[:, None]).sum().item()
             assert one.loglikelihood == pytest.approx(naive, abs=1e-3), f"{method} on {request.id}"
 
 

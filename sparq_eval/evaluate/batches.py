@@ -56,9 +56,13 @@ def answer_all(
 
 
 def fitted(methods: Sequence[Method], request: Request) -> tuple[Method, ...]:
-    """Methods with every k made whole for this prompt: as much of it as the model sees, special tokens not counted."""
-    S = min(request.prompt_tokens, len(request.prompt))
-    return tuple(method.fit(S) for method in methods)
+    """Methods with every k made whole for this prompt."""
+    return tuple(method.fit(seen(request)) for method in methods)
+
+
+def seen(request: Request) -> int:
+    """Tokens of the prompt that the model sees, special ones not counted."""
+    return min(request.prompt_tokens, len(request.prompt))
 
 
 def ran_out(error: Exception) -> bool:

@@ -34,10 +34,11 @@ def main() -> None:
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")
 def compose(config: DictConfig) -> None:
     # torch and transformers take seconds to import: not before the command line is known to be right
-    from sparq_eval.evaluate.settings import read_settings
+    from sparq_eval.evaluate.settings import check_pins, read_settings
 
     try:
         composed: Any = OmegaConf.to_container(config, resolve=True)
+        check_pins(composed, pins(composed["protocol"]))
         settings = read_settings(composed)
         from sparq_eval.evaluate.run import run
         from sparq_eval.report import report_run
@@ -51,6 +52,12 @@ def compose(config: DictConfig) -> None:
         sys.exit(130)
 
 
+def pins(protocol: str) -> dict[str, Any]:
+    """What a protocol sets; one from the user's own configs pins nothing."""
+    path = CONFIGS / "protocol" / f"{protocol}.yaml"
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
 def fail(error: UserError) -> None:
     say(f"sparq_eval: {error}")
     sys.exit(2)
@@ -59,6 +66,7 @@ def fail(error: UserError) -> None:
 def check_overrides(arguments: Sequence[str]) -> None:
     """Refuse keys and choices that do not exist, with the nearest that do, before Hydra's longer words for it."""
     words = [word for word in arguments if "=" in word and not word.startswith("-")]
+    check_grid(words)
     if "--config-dir" in arguments or "-cd" in arguments:
         return  # the user brings configs that are not known here
     config = yaml.safe_load((CONFIGS / "config.yaml").read_text(encoding="utf-8"))
@@ -77,12 +85,20 @@ def check_overrides(arguments: Sequence[str]) -> None:
             check_choices(key, override.value(), override.is_sweep_override())
 
 
+def check_grid(words: Sequence[str]) -> None:
+    """A grid replaces what the methods' configs list, so a change of them would be lost without a word."""
+    grid = next((word for word in words if word.startswith("grid=")), None)
+    for word in words:
+        if grid and word.lstrip("+~").startswith("methods."):
+            raise UserError(f"{word}: {grid} brings its own settings of each method; leave one of them out")
+
+
 def check_choices(group: str, value: object, sweep: bool) -> None:
     known = {path.stem for path in (CONFIGS / group).glob("*.yaml")}
     chosen = value if isinstance(value, list) else [value]
     if sweep:
         return
-    for name in chosen:
+    for name in ("null" if choice is None else choice for choice in chosen):
         if name not in known:
             raise UserError(f"{group}={name}: there is no such {group}; {suggest(str(name), known)}")
 

@@ -30,7 +30,7 @@ class Request:
 class Traffic:
     """Elements moved between memory and processor per generated token, over all layers and key/value heads.
 
-    nominal, nominal_dense: the paper's formula at S = prompt_tokens, for the setting and for dense.
+    nominal, nominal_dense: the paper's formula for the setting and for dense, S counted as the run's `accounting` says.
     counted, counted_dense: what the setting really selected at its decode steps, and what dense moves at the same
     steps; nan where no decode step was taken.
     """

@@ -42,6 +42,13 @@ def test_a_list_fans_out_and_reaches_every_method_that_has_the_budget(default: d
     assert methods[5:] == [FlexGen(64), FlexGen(128)]
 
 
+def test_a_budget_may_be_a_share(default: dict[str, Any]) -> None:
+    settings = settings_with(default, methods=["sparq", "h2o", "lm_infinite", "flexgen"], k=[64, 0.25], min_k=32, r=0.5)
+    assert [setting.method for setting in settings.settings[1:3]] == [SparQ(0.5, 64), SparQ(0.5, 0.25, min_k=32)]
+    assert {setting.method.fit(1000).settings.get("k") for setting in settings.settings} == {None, 64, 250}
+    assert settings.settings[1].resolve(Shape(3, 3, 64)).method.settings["r"] == 32
+
+
 def test_dense_is_left_out_on_request(default: dict[str, Any]) -> None:
     settings = settings_with(default, methods=["flexgen"], k=4, baseline=False)
     assert [setting.method for setting in settings.settings] == [FlexGen(4)]
@@ -52,7 +59,13 @@ def test_dense_is_left_out_on_request(default: dict[str, Any]) -> None:
     [
         ({"k": 0}, "k=0: must be a whole number of at least 1"),
         ({"k": "many"}, "k=many: must be a whole number"),
-        ({"k": [64, 1.5]}, "k=1.5: must be a whole number"),
+        ({"k": [64, 1.5]}, "k=1.5: must be a whole number of at least 1, or a share of the prompt between 0 and 1"),
+        ({"k": 0.0}, "k=0.0: must be a whole number of at least 1, or a share of the prompt"),
+        ({"r": 1.0}, "r=1.0: must be a whole number of at least 1, or a share of the head size"),
+        ({"local": 0.5}, "local=0.5: must be a whole number"),
+        ({"min_k": 16}, "min_k=16: it is the least of a k that is a share"),
+        ({"accounting": "text"}, "accounting=text: must be one of code, paper"),
+        ({"prompt": "context"}, "prompt=context: must be one of whole"),
         ({"samples": 0}, "samples=0: must be a whole number of at least 1"),
         ({"samples": True}, "samples=True: must be a whole number"),
         ({"batch_size": -1}, "batch_size=-1: must be a whole number"),
@@ -90,6 +103,8 @@ def test_reallocation_is_off_for_shared_heads_and_on_otherwise() -> None:
         ("method=[dense,sparque]", "method=sparque: there is no such method; did you mean sparq"),
         ("data=mirrors", "did you mean mirror"),
         ("k=[1", "cannot be read as key=value"),
+        ("grid=papers", "grid=papers: there is no such grid; did you mean paper"),
+        ("protocol=papr", "did you mean paper"),
     ],
 )
 def test_misspelt_keys_and_names_get_the_nearest_right_one(argument: str, words: str) -> None:

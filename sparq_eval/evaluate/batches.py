@@ -1,6 +1,7 @@
 """Batches of examples that fit the memory; one that does not is halved, and the run goes on."""
 
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -28,24 +29,40 @@ class Batch:
 def answer_all(
     engine: Engine, requests: Sequence[Request], methods: Sequence[Method], batch_size: int
 ) -> Iterator[Batch]:
-    """Answer all requests, longest prompts first so that batches are even and memory runs out early if it does."""
-    waiting = sorted(requests, key=lambda request: -len(request.prompt))
+    """Answer all requests, longest prompts first so that batches are even and memory runs out early if it does.
+
+    Prompts for which a share of them becomes another k are not batched together.
+    """
+    alike = defaultdict(list)
+    for request in sorted(requests, key=lambda request: -len(request.prompt)):
+        alike[fitted(methods, request)].append(request)
     size = batch_size
-    while waiting:
-        batch = waiting[:size]
-        start = time.monotonic()
-        try:
-            answers = engine.answer(batch, methods)
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not ran_out(error):
-                raise
-            answers = None
-        # out of the handler, so that the failed batch's tensors are let go before the next try
-        if answers is None:
-            size = halve(len(batch), len(batch[0].prompt), len(methods))
-            continue
-        yield Batch(batch, answers, time.monotonic() - start, size)
-        waiting = waiting[len(batch) :]
+    for fit, waiting in alike.items():
+        while waiting:
+            batch = waiting[:size]
+            start = time.monotonic()
+            try:
+                answers = engine.answer(batch, fit)
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not ran_out(error):
+                    raise
+                answers = None
+            # out of the handler, so that the failed batch's tensors are let go before the next try
+            if answers is None:
+                size = halve(len(batch), len(batch[0].prompt), len(methods))
+                continue
+            yield Batch(batch, answers, time.monotonic() - start, size)
+            waiting = waiting[len(batch) :]
+
+
+def fitted(methods: Sequence[Method], request: Request) -> tuple[Method, ...]:
+    """Methods with every k made whole for this prompt."""
+    return tuple(method.fit(seen(request)) for method in methods)
+
+
+def seen(request: Request) -> int:
+    """Tokens of the prompt that the model sees, special ones not counted."""
+    return min(request.prompt_tokens, len(request.prompt))
 
 
 def ran_out(error: Exception) -> bool:

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +10,30 @@ import torch
 
 from sparq_eval.errors import UserError
 from sparq_eval.evaluate.batches import Batch, answer_all, fitting_batch
+from sparq_eval.evaluate.compression import Solved, solve
+from sparq_eval.evaluate.expand import Setting
 from sparq_eval.evaluate.provenance import peak_memory, provenance, versions
-from sparq_eval.evaluate.settings import Setting, Settings
+from sparq_eval.evaluate.settings import Settings
 from sparq_eval.harness.task import Data, Protocol, Task, open_task
 from sparq_eval.hf.checkpoint import Checkpoint, open_checkpoint, torch_dtype
 from sparq_eval.hf.engine import Engine
-from sparq_eval.hf.seam import NAME, check_family, shape_of
+from sparq_eval.hf.seam import NAME, check_family, layer_windows, shape_of
 from sparq_eval.progress import progress, say
 from sparq_eval.request import Answer, Request
 from sparq_eval.results.record import Identity, Row
 from sparq_eval.results.store import Entry, Store
+from sparq_eval.results.summary import summarise
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One task with the settings that still lack some of its examples, and the places of their records."""
+    """One task with its settings and the places of their records. solved: where settings come from a compression."""
 
     task: Task
     requests: Sequence[Request]
     settings: Sequence[Setting]
     entries: Sequence[Entry]
+    solved: Sequence[Solved] = ()
 
     def missing(self) -> dict[tuple[int, ...], list[Request]]:
         """Requests by the settings (places in `settings`) that have not answered them yet."""
@@ -40,6 +44,19 @@ class Cell:
                 groups[lacking].append(request)
         return groups
 
+    def asked(self, setting: Setting) -> list[float]:
+        """The shares of dense that the run asked this setting for."""
+        return [1 / solved.compression for solved in self.solved if solved.setting == setting]
+
+    def say_missed(self) -> None:
+        """Name the settings whose counted traffic, over the run's examples, is not nearly what was asked for."""
+        indices = {request.index for request in self.requests}
+        for solved in self.solved:
+            entry = self.entries[self.settings.index(solved.setting)]
+            rows = [row for row in entry.parsed().rows if row["index"] in indices]
+            if why := solved.missed(summarise(rows)["counted_ratio"]):
+                say(f"{self.task.name}, {solved.setting}: {why}")
+
 
 def run(settings: Settings) -> list[Cell]:
     """Measure what the results do not hold yet. Raises UserError before any weights are read if something is wrong."""
@@ -47,17 +64,22 @@ def run(settings: Settings) -> list[Cell]:
     checkpoint = open_checkpoint(**named(settings.model))
     check_family(checkpoint.config)
     shape = shape_of(checkpoint.config)
-    resolved = list(dict.fromkeys(setting.resolve(shape) for setting in settings.settings))
+    resolved = [setting.resolve(shape) for setting in settings.settings]
     cells = [plan(name, settings, checkpoint, resolved, device) for name in settings.tasks]
     todo = sum(len(group) * len(requests) for cell in cells for group, requests in cell.missing().items())
     total = sum(len(cell.requests) * len(cell.settings) for cell in cells)
     if not todo:
         say(f"nothing to compute: all {total:,} answers are in {settings.results_dir}/")
+        for cell in cells:
+            cell.say_missed()
         return cells
-    say(f"{todo:,} of {total:,} answers to compute: {len(resolved)} settings, {checkpoint.name} on {device}")
-    engine = Engine(checkpoint.load(settings.dtype, str(device), attention=NAME), checkpoint.tokenizer)
+    count = len({setting for cell in cells for setting in cell.settings})
+    say(f"{todo:,} of {total:,} answers to compute: {count} settings, {checkpoint.name} on {device}")
+    model = checkpoint.load(settings.dtype, str(device), attention=NAME)
+    engine = Engine(model, checkpoint.tokenizer, settings.accounting)
     for cell in cells:
         measure(cell, engine, settings)
+        cell.say_missed()
     return cells
 
 
@@ -76,7 +98,7 @@ def plan(
     protocol = Protocol(
         stop=settings.stop,
         truncate=settings.truncate,
-        needle_lengths=tuple(settings.needle_lengths),
+        needle_lengths=lengths_within(context) if settings.needle_lengths is None else tuple(settings.needle_lengths),
         needle_depths=settings.needle_depths,
     )
     task = open_task(
@@ -94,6 +116,13 @@ def plan(
                 f"task={name}: example {request.id} needs {length} tokens, more than the context of {checkpoint.name}, "
                 f"{context}; truncate=left cuts the beginning of such prompts"
             )
+    shape, windows = shape_of(checkpoint.config), layer_windows(checkpoint.config)
+    solved = [solve(template, requests, shape, windows, settings.accounting) for template in settings.templates]
+    for compression in dict.fromkeys(one.compression for one in solved):
+        found = ", ".join(str(one.setting) for one in solved if one.compression == compression)
+        say(f"{name}, compression={compression:g}: {found}")
+    own = [replace(setting, tasks=None) for setting in resolved if setting.tasks is None or name in setting.tasks]
+    chosen = list(dict.fromkeys([*own, *(one.setting for one in solved)]))
     store = Store(settings.results_dir)
     entries = [
         store.open(
@@ -101,9 +130,14 @@ def plan(
             metric=task.metric,
             higher_is_better=task.higher_is_better,
         )
-        for setting in resolved
+        for setting in chosen
     ]
-    return Cell(task, requests, resolved, entries)
+    return Cell(task, requests, chosen, entries, solved)
+
+
+def lengths_within(context: int) -> tuple[int, ...]:
+    """The paper's lengths of the needle task, as far as the model's context goes."""
+    return tuple(whole - 128 for whole in range(1024, min(context, 32768) + 1, 1024))
 
 
 def identity_of(
@@ -119,8 +153,9 @@ def identity_of(
         settings=setting.method.settings,
         protocol={
             "stop": settings.stop,
-            "prompt": "whole",
+            "prompt": settings.prompt,
             "truncate": settings.truncate,
+            "accounting": settings.accounting,
             "dtype": str(dtype).removeprefix("torch."),
             "device": device.type,
         },
@@ -140,7 +175,9 @@ def measure(cell: Cell, engine: Engine, settings: Settings) -> None:
             for batch in answer_all(engine, requests, [setting.method for setting in chosen], size):
                 facts = history | {"batch_size": batch.size, "peak_memory": peak_memory(engine.device)}
                 for n, answers in zip(group, batch.answers, strict=True):
-                    cell.entries[n].append(rows_of(cell.task, batch, answers), facts)
+                    asked = cell.asked(cell.settings[n])
+                    own = facts | {"requested_ratios": asked} if asked else facts
+                    cell.entries[n].append(rows_of(cell.task, batch, answers), own)
                 advance(sum(effort[id(request)] for request in batch.requests))
 
 

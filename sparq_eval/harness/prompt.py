@@ -23,7 +23,9 @@ class Writer:
     """Writes the requests of one task.
 
     most: the most tokens of a prompt, specials included, None for no limit; what is before the last of them goes.
-    steps: tokens to generate, at most; with `by_reference` no more than the reference has, plus `margin`.
+    steps: tokens to generate, at most; with `by_reference` no more than the reference has, plus `margin`. The reference
+    is the document's own, or the longest of its answers: not the longest of a batch, as in the paper where a batch has
+    several examples, so that no answer depends on the batch.
     forced: score the reference instead of generating.
     """
 
@@ -41,9 +43,12 @@ class Writer:
         prompted = self._own_tokens(first, docs) if "tokens" in docs[0] else self._tokenise(first, docs, prompts)
         if not self.by_reference:
             return [replace(request, steps=self.steps, until=self.until) for request in prompted]
-        texts = [doc["reference"] for doc in docs]
-        references = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        references = [self._reference(doc) for doc in docs]
         return [self._follow(request, reference) for request, reference in zip(prompted, references, strict=True)]
+
+    def _reference(self, doc: Mapping[str, Any]) -> list[int]:
+        texts = [doc["reference"]] if "reference" in doc else list(doc["answers"]) or [""]
+        return max(self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"], key=len)
 
     def _own_tokens(self, first: int, docs: Sequence[Mapping[str, Any]]) -> list[Request]:
         """Prompts that the task itself put together of tokens; nothing of them may be cut away."""

@@ -30,7 +30,8 @@ CHUNK = 256
 class Protocol:
     """What a run may choose about its prompts.
 
-    stop: `task` ends an answer at the task's stop strings; `paper` after a number of steps that is the example's own.
+    stop: `task` ends an answer at the task's stop strings; `paper` after a number of steps that is the example's own:
+    for SQuAD and TriviaQA 5 more than the longest gold answer has tokens, 30 at most; for the others their reference's.
     truncate: `left` keeps the last `max_prompt` tokens of a prompt (the context length less 256 if that is None), as
     the paper does; `refuse` keeps it whole, however long. The needle task's prompts are never cut.
     needle_lengths: tokens of essays in its prompts, by default 128 less than each 1,024 up to 4,096 or the context.
@@ -121,7 +122,8 @@ def open_task(
         tokenizer,
         most=most if protocol.truncate == "left" else None,
         steps=generation.get("max_gen_toks", 0),
-        by_reference=settings.get("steps") == "reference",
+        by_reference=settings.get("steps") == "reference"
+        or (settings.get("steps"), protocol.stop) == ("answers", "paper"),
         margin=settings.get("margin", 0),
         until=tuple(generation.get("until", ())) if protocol.stop == "task" else (),
         forced=task.OUTPUT_TYPE == "loglikelihood",

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sparq_eval.accounting import cached, nominal
 from sparq_eval.hf.cache import Cache
 from sparq_eval.hf.generation import Generation
 from sparq_eval.hf.phases import Decode, Prefill, Score
@@ -30,6 +31,7 @@ class Engine:
 
     model: Any
     tokenizer: Any
+    accounting: str = "code"  # of nominal traffic: code or paper
     can_record: bool = True
 
     def __post_init__(self) -> None:
@@ -193,12 +195,11 @@ class Engine:
 
     def traffic(self, request: Request, method: Method, tally: Tally, b: int, steps: int) -> Traffic:
         config = self.model.config.get_text_config()
-        shape = shape_of(config)
-        seen = [min(request.prompt_tokens, window or request.prompt_tokens) for window in layer_windows(config)]
+        S, form = cached(request, steps, self.accounting), (shape_of(config), layer_windows(config), self.accounting)
         moved, dense = (x[b].item() / steps if steps else math.nan for x in (tally.moved, tally.dense))
         return Traffic(
-            nominal=shape.heads * sum(method.transfers(S, shape) for S in seen),
-            nominal_dense=shape.heads * sum(Dense().transfers(S, shape) for S in seen),
+            nominal=nominal(method, S, *form),
+            nominal_dense=nominal(Dense(), S, *form),
             counted=moved,
             counted_dense=dense,
         )

@@ -1,9 +1,9 @@
 """FlexGen's sparse values (arXiv 2303.06865): all keys are read, then only the values of the k largest weights."""
 
-from dataclasses import dataclass
-from typing import final
+from dataclasses import dataclass, replace
+from typing import Self, final
 
-from sparq_eval.methods.method import Attended, Method, Shape, State, count_of, require
+from sparq_eval.methods.method import Attended, Budget, Method, Shape, State, count_of, fit_k, is_share, least_k, whole
 from sparq_eval.ops import logits, mix, softmax, take
 from sparq_eval.step import Step
 
@@ -11,17 +11,23 @@ from sparq_eval.step import Step
 @final
 @dataclass(frozen=True)
 class FlexGen(Method):
-    """k: values read, the query's own among the candidates. The weights that are left are not renormalised."""
+    """k: values read, the query's own among the candidates, or a share of the prompt, then at least `min_k`. The
+    weights that are left are not renormalised.
+    """
 
-    k: int = 128
+    k: Budget = 128
+    min_k: int = 1
 
     def __post_init__(self) -> None:
-        require(self.k >= 1, "k", self.k, "at least one value must be read")
+        object.__setattr__(self, "min_k", least_k(self.k, self.min_k))
+
+    def fit(self, S: int) -> Self:
+        return replace(self, k=fit_k(self.k, S, self.min_k)) if is_share(self.k) else self
 
     def attend(self, step: Step, state: State) -> tuple[Attended, State]:
         weights = softmax(logits(step), step.sinks)  # (B, H, G, T, S)
         total = weights.sum(dim=2).masked_fill(~step.visible.mask[:, None], -1)  # (B, H, T, S)
-        index = total.topk(min(self.k, total.shape[-1]), dim=-1, sorted=False).indices
+        index = total.topk(min(whole(self.k), total.shape[-1]), dim=-1, sorted=False).indices
         spread = index[:, :, None].expand(-1, -1, step.groups, -1, -1)
         kept = weights.gather(-1, spread)
         if step.q.shape[3] == 1:

@@ -4,14 +4,14 @@ A position's score is the attention it has received so far, prompt included; the
 of the dense prefill (REFERENCE of the SparQ paper, one ledger a key/value head).
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple, final
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Self, final
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sparq_eval.methods.method import Attended, Method, Shape, State, require
+from sparq_eval.methods.method import Attended, Budget, Method, Shape, State, fit_k, is_share, least_k, local_of, whole
 from sparq_eval.ops import Prompt, attend_at, one_by_one
 from sparq_eval.step import Step
 
@@ -24,16 +24,20 @@ class Ledger(NamedTuple):
 @final
 @dataclass(frozen=True)
 class H2O(Method):
-    """k: cached positions kept, of which `local` (default k // 4) are the most recent; the query's own comes on top."""
+    """k: cached positions kept, or a share of the prompt, then at least `min_k`; `local` of them (default k // 4) are
+    the most recent; the query's own comes on top.
+    """
 
-    k: int = 256
+    k: Budget = 256
     local: int | None = None
+    min_k: int = 1
 
     def __post_init__(self) -> None:
-        require(self.k >= 1, "k", self.k, "at least one position must be kept")
-        local = self.k // 4 if self.local is None else self.local
-        require(0 <= local <= self.k, "local", local, f"between 0 and k={self.k}")
-        object.__setattr__(self, "local", local)
+        object.__setattr__(self, "min_k", least_k(self.k, self.min_k))
+        object.__setattr__(self, "local", local_of(self.k, self.local))
+
+    def fit(self, S: int) -> Self:
+        return replace(self, k=fit_k(self.k, S, max(self.min_k, self.local or 1))) if is_share(self.k) else self
 
     def prefill(self, prompt: Prompt) -> Ledger:
         score = prompt.column_sums
@@ -52,7 +56,7 @@ class H2O(Method):
         alive = alive & seen
         recent = step.visible.recent(self.local or 0)[:, 0, None]
         ranked = score.masked_fill(~alive, -torch.inf).masked_fill(recent, torch.inf)
-        index = ranked.topk(min(self.k + 1, ranked.shape[-1]), dim=-1, sorted=False).indices  # (B, H, N)
+        index = ranked.topk(min(whole(self.k) + 1, ranked.shape[-1]), dim=-1, sorted=False).indices  # (B, H, N)
         keep = alive.gather(-1, index)
         out, weights = attend_at(step, index[:, :, None], keep[:, :, None])
         score = score.scatter_add(-1, index, weights.mean(dim=2)[:, :, 0])
@@ -64,7 +68,10 @@ class H2O(Method):
         return Attended(out, selected, moved), Ledger(score, survivors)
 
     def transfers(self, S: float, shape: Shape) -> float:
-        return 2 * self.k * shape.head_size + 2 * shape.head_size + 2 * S + 1
+        return self.transfers_as_printed(S, shape) + 1
+
+    def transfers_as_printed(self, S: float, shape: Shape) -> float:
+        return 2 * self.k * shape.head_size + 2 * shape.head_size + 2 * S
 
 
 def grow(ledger: Ledger, S: int) -> Ledger:

@@ -1,12 +1,12 @@
 """LM-Infinite (arXiv 2308.16137), its attention mask alone: the first tokens and the most recent ones."""
 
-from dataclasses import dataclass
-from typing import final
+from dataclasses import dataclass, replace
+from typing import Self, final
 
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from sparq_eval.methods.method import Attended, Method, Shape, State, require
+from sparq_eval.methods.method import Attended, Budget, Method, Shape, State, fit_k, is_share, least_k, require, whole
 from sparq_eval.ops import attend_at
 from sparq_eval.step import Step, Visible
 
@@ -14,14 +14,22 @@ from sparq_eval.step import Step, Visible
 @final
 @dataclass(frozen=True)
 class LMInfinite(Method):
-    """k: positions attended, the query's own among them; the first `sink` of the sequence and the k - sink latest."""
+    """k: positions attended, the query's own among them: the first `sink` of the sequence and the k - sink latest. A
+    share of the prompt is at least `min_k`, and leaves something recent.
+    """
 
-    k: int = 256
+    k: Budget = 256
     sink: int = 16
+    min_k: int = 1
 
     def __post_init__(self) -> None:
         require(self.sink >= 0, "sink", self.sink, "at least 0")
-        require(self.k > self.sink, "k", self.k, f"above sink={self.sink}, or nothing recent is left")
+        object.__setattr__(self, "min_k", least_k(self.k, self.min_k))
+        some = is_share(self.k) or self.k > self.sink
+        require(some, "k", self.k, f"above sink={self.sink}, or nothing recent is left")
+
+    def fit(self, S: int) -> Self:
+        return replace(self, k=fit_k(self.k, S, max(self.min_k, self.sink + 1))) if is_share(self.k) else self
 
     def attend(self, step: Step, state: State) -> tuple[Attended, State]:
         keep, index = step.visible.once((LMInfinite, self.k, self.sink), lambda: self.ends(step.visible))
@@ -36,7 +44,7 @@ class LMInfinite(Method):
         age, count = visible.age, visible.count[..., None]  # (B, T, S), (B, T, 1)
         chosen = (age >= 0) & ((age < self.k - self.sink) | (count - 1 - age < self.sink))
         # true before false, so that the first N hold every chosen position
-        keep, index = chosen.byte().topk(min(self.k, age.shape[-1]), dim=-1)
+        keep, index = chosen.byte().topk(min(whole(self.k), age.shape[-1]), dim=-1)
         return keep.bool(), index
 
     def transfers(self, S: float, shape: Shape) -> float:

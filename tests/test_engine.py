@@ -8,7 +8,7 @@ import torch
 from tiny import CONFIGS, DEVICE, Letters, naive_logits, tiny_model, tiny_requests
 
 from sparq_eval.hf.engine import Engine, stop_at
-from sparq_eval.hf.seam import shape_of
+from sparq_eval.hf.families import shape_of
 from sparq_eval.methods import H2O, Dense, FlexGen, LMInfinite, Method, SparQ
 from sparq_eval.request import Answer
 

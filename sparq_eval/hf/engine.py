@@ -10,8 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sparq_eval.hf.cache import Cache
+from sparq_eval.hf.families import layer_windows, shape_of
 from sparq_eval.hf.phases import Decode, Prefill, Score, Tally
-from sparq_eval.hf.seam import Session, layer_windows, shape_of
+from sparq_eval.hf.seam import Session
 from sparq_eval.methods import Dense, Method
 from sparq_eval.request import Answer, Request, Traffic
 

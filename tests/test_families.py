@@ -70,7 +70,7 @@ def test_an_unlimited_budget_is_dense(family: str) -> None:
     for method, answers in zip(unlimited, others, strict=True):
         for answer, reference in zip(answers, dense, strict=True):
             assert answer.loglikelihood == pytest.approx(reference.loglikelihood, abs=1e-4), method
-            assert answer.sparse_steps == 0
+            assert answer.certificate.sparse_steps == 0
 
 
 @families

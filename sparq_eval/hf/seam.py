@@ -106,8 +106,6 @@ def odd(
         return f"keys of shape {tuple(key.shape)} beside values of shape {tuple(value.shape)} are not supported"
     if query.shape[2] != T:
         return f"{query.shape[2]} queries come with {T} keys, not with their own alone"
-    if mask is not None and not is_causal(mask):
-        return "it comes with a mask of its own"
     if others.get("is_causal") is False:
         return "it looks at what comes after a token too"
     if others.get("dropout"):
@@ -117,6 +115,8 @@ def odd(
         return f"nothing is known about its keywords {', '.join(unknown)}"
     if T == 1:
         return None  # a token that is decoded: what follows was seen with its prompt
+    if mask is not None and not is_causal(mask):
+        return "it comes with a mask of its own"
     if (shape := shape_of(module.config)) != Shape(H, queries // H, D):
         return f"{H} key/value heads of size {D} do not agree with its config, {shape}"
     if (said := layer_windows(module.config)[module.layer_idx]) != window:

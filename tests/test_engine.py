@@ -15,6 +15,8 @@ from sparq_eval.hf.recorded import Recorded
 from sparq_eval.methods import H2O, Dense, FlexGen, LMInfinite, Method, SparQ
 from sparq_eval.request import Answer, Request
 
+pytestmark = pytest.mark.models
+
 KINDS = sorted(CONFIGS)
 METHODS: list[Method] = [
     Dense(),

@@ -11,6 +11,8 @@ from sparq_eval.hf.families import check_family, context_length, shape_of
 from sparq_eval.methods import H2O, Dense, FlexGen, LMInfinite, SparQ
 from sparq_eval.request import Request
 
+pytestmark = pytest.mark.models
+
 # for a sum over some ten tokens; in half precision, eager attention is as far from its own float32
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 0.06, torch.bfloat16: 0.5}
 

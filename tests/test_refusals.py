@@ -11,6 +11,8 @@ from sparq_eval.errors import UserError
 from sparq_eval.hf.families import check_family, shape_of
 from sparq_eval.hf.seam import attention
 
+pytestmark = pytest.mark.models
+
 REFUSED = {
     "BartConfig": ({}, "encoder and a decoder"),
     "BertConfig": ({"is_decoder": True}, "encoder"),

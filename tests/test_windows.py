@@ -12,6 +12,8 @@ from sparq_eval.methods import H2O, Dense, FlexGen, LMInfinite, Method, SparQ
 from sparq_eval.ops import Prompt
 from sparq_eval.step import Step, Visible
 
+pytestmark = pytest.mark.models
+
 
 @pytest.mark.parametrize(
     ("family", "windows"),

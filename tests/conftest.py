@@ -1,6 +1,7 @@
 """What every test may use. No hub: what a test needs is made here or lies in the package cache, or the test skips."""
 
 import os
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_report_header() -> str:
+    return f"torch {version('torch')}, transformers {version('transformers')}"
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from tiny import CONFIGS, Letters, tiny_model, tiny_requests
 from sparq_eval.errors import UserError
 from sparq_eval.evaluate.batches import answer_all, fitting_batch
 from sparq_eval.hf.engine import Engine
-from sparq_eval.hf.seam import shape_of
+from sparq_eval.hf.families import shape_of
 from sparq_eval.methods import H2O, Dense, Method
 from sparq_eval.request import Answer, Request
 

@@ -35,6 +35,8 @@ from sparq_eval.errors import UserError
 from sparq_eval.hf.bundle import Bundle
 from sparq_eval.hf.checkpoint import open_checkpoint, torch_dtype
 
+pytestmark = pytest.mark.models
+
 MODELS = sorted((Path(__file__).resolve().parents[1] / "configs" / "model").glob("*.yaml"))
 SIZES = dict(
     vocab_size=64,

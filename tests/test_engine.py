@@ -9,11 +9,13 @@ import torch
 from tiny import CONFIGS, DEVICE, Letters, naive_logits, tiny_model, tiny_requests
 
 from sparq_eval.hf.engine import Engine
+from sparq_eval.hf.families import shape_of
 from sparq_eval.hf.generation import stop_at
 from sparq_eval.hf.recorded import Recorded
-from sparq_eval.hf.seam import shape_of
 from sparq_eval.methods import H2O, Dense, FlexGen, LMInfinite, Method, SparQ
 from sparq_eval.request import Answer, Request
+
+pytestmark = pytest.mark.models
 
 KINDS = sorted(CONFIGS)
 METHODS: list[Method] = [

@@ -31,6 +31,8 @@ from sparq_eval.hf.gguf import convert, converted, read
 from sparq_eval.hf.gguf_families import family_of
 from sparq_eval.packages import cache_dir, file_sha256
 
+pytestmark = pytest.mark.models
+
 SIZES = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
 BYTES = [chr(c) for c in (*range(33, 127), *range(161, 173), *range(174, 256), *range(256, 324))]  # GPT-2's alphabet
 BPE_TOKENS = ["<|end|>", *BYTES, "in", "12", "Ġin"]

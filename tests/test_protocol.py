@@ -19,7 +19,7 @@ from sparq_eval.evaluate.run import lengths_within
 from sparq_eval.evaluate.settings import check_pins, read_settings
 from sparq_eval.harness.prompt import Writer
 from sparq_eval.hf.engine import Engine
-from sparq_eval.hf.seam import shape_of
+from sparq_eval.hf.families import shape_of
 from sparq_eval.methods import H2O, Dense, FlexGen, LMInfinite, Method, Shape, SparQ
 from sparq_eval.methods.sparq import approximate
 

@@ -17,7 +17,8 @@ from sparq_eval.evaluate.settings import Settings
 from sparq_eval.harness.task import Data, Protocol, Task, open_task
 from sparq_eval.hf.checkpoint import Checkpoint, open_checkpoint, torch_dtype
 from sparq_eval.hf.engine import Engine
-from sparq_eval.hf.seam import NAME, check_family, layer_windows, shape_of
+from sparq_eval.hf.families import check_family, context_length, layer_windows, shape_of
+from sparq_eval.hf.seam import NAME
 from sparq_eval.progress import progress, say
 from sparq_eval.request import Answer, Request
 from sparq_eval.results.record import Identity, Row
@@ -94,7 +95,7 @@ def plan(
     name: str, settings: Settings, checkpoint: Checkpoint, resolved: Sequence[Setting], device: torch.device
 ) -> Cell:
     """A task's requests and records, checked against the model's context."""
-    context = checkpoint.config.max_position_embeddings
+    context = context_length(checkpoint.config)
     protocol = Protocol(
         stop=settings.stop,
         truncate=settings.truncate,

@@ -56,7 +56,11 @@ class Checkpoint:
         """Reads the tokenizer when first asked for. It needs no padding token: batches are padded by ids."""
         revision = self.revision if self.tokenizer_from == self.folder_or_id else None
         try:
-            return AutoTokenizer.from_pretrained(self.tokenizer_from, revision=revision)
+            tokenizer = AutoTokenizer.from_pretrained(self.tokenizer_from, revision=revision)
+            # older versions of transformers make an empty one where there is no file
+            if len(tokenizer) <= len(tokenizer.all_special_tokens):
+                raise ValueError("it has no tokens but special ones")
+            return tokenizer
         except (OSError, ValueError) as error:
             raise UserError(
                 f"model={self.name}: no tokenizer could be read from {self.tokenizer_from} ({_first_line(error)}); "

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from sparq_eval.accounting import cached, nominal
 from sparq_eval.hf.cache import Cache
+from sparq_eval.hf.families import layer_windows, shape_of
 from sparq_eval.hf.generation import Generation
 from sparq_eval.hf.phases import Decode, Prefill, Score
-from sparq_eval.hf.seam import Session, layer_windows, shape_of
+from sparq_eval.hf.seam import Session
 from sparq_eval.hf.tally import Tally
 from sparq_eval.methods import Dense, Method
 from sparq_eval.request import Answer, Request, Traffic

@@ -8,15 +8,26 @@ owns the cache and all masks; the model itself keeps no cache.
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers import AttentionInterface
+from transformers import __version__ as version
 
 from sparq_eval.errors import UserError
+from sparq_eval.hf.families import layer_windows, shape_of
 from sparq_eval.methods import Shape
 
 NAME = "sparq_eval"
+# keywords that say nothing about which positions are attended, or how
+HARMLESS = {
+    "cache_position",
+    "output_attentions",
+    "output_hidden_states",
+    "output_router_logits",
+    "position_ids",
+    "use_cache",
+}
 
 
 @dataclass(frozen=True)
@@ -50,15 +61,19 @@ def attention(
     s_aux: Tensor | None = None,
     sliding_window: int | None = None,
     session: Session | None = None,
-    **_: Any,
+    **others: Any,
 ) -> tuple[Tensor, None]:
-    """The function that transformers calls: (B, H*G, T, D) queries in, (B, T, H*G, D) out."""
+    """The function that transformers calls: (B, H*G, T, D) queries in, (B, T, H*G, D) out.
+
+    Raises UserError for a call that it would answer differently from the family's own attention.
+    """
     if session is None:
-        raise RuntimeError("this model attends through sparq_eval: call it with session=")
-    if key.shape != value.shape:
         raise UserError(
-            f"model: keys of size {key.shape[-1]} beside values of size {value.shape[-1]} are not supported"
+            f"model: {type(module).__name__} got no session: transformers {version} does not hand it on to this "
+            "family's attention, or the model was called without session="
         )
+    if reason := odd(module, query, key, value, attention_mask, sliding_window, others):
+        raise UserError(f"model: the attention of {type(module).__name__} cannot be replaced: {reason}")
     H = key.shape[1]
     call = Call(
         layer=module.layer_idx,  # type: ignore[arg-type]  # every family on the interface numbers its layers
@@ -76,44 +91,43 @@ def attention(
 AttentionInterface.register(NAME, attention)
 
 
-def layer_windows(config: PreTrainedConfig) -> list[int | None]:
-    """The sliding window of each layer, None where a layer sees everything."""
-    window = getattr(config, "sliding_window", None)
-    if getattr(config, "use_sliding_window", True) is False:
-        window = None
-    types = getattr(config, "layer_types", None)
-    if types is None:
-        return [window] * config.num_hidden_layers
-    return [window if kind == "sliding_attention" else None for kind in types]
+def odd(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    window: int | None,
+    others: dict[str, Any],
+) -> str | None:
+    """What in a call cannot be honoured, None if all can."""
+    (H, T, D), queries = key.shape[1:], query.shape[1]
+    if key.shape != value.shape:
+        return f"keys of shape {tuple(key.shape)} beside values of shape {tuple(value.shape)} are not supported"
+    if query.shape[2] != T:
+        return f"{query.shape[2]} queries come with {T} keys, not with their own alone"
+    if others.get("is_causal") is False:
+        return "it looks at what comes after a token too"
+    if others.get("dropout"):
+        return "dropout is on: put the model in eval mode"
+    known = HARMLESS | {"is_causal", "dropout"}
+    if unknown := sorted(name for name, value in others.items() if value is not None and name not in known):
+        return f"nothing is known about its keywords {', '.join(unknown)}"
+    if T == 1:
+        return None  # a token that is decoded: what follows was seen with its prompt
+    if mask is not None and not is_causal(mask):
+        return "it comes with a mask of its own"
+    if (shape := shape_of(module.config)) != Shape(H, queries // H, D):
+        return f"{H} key/value heads of size {D} do not agree with its config, {shape}"
+    if (said := layer_windows(module.config)[module.layer_idx]) != window:
+        return f"in layer {module.layer_idx} a window of {window} does not agree with that of its config, {said}"
+    return None
 
 
-def shape_of(config: PreTrainedConfig) -> Shape:
-    """Heads, group and head size, from a config whose names differ between families."""
-    queries = config.num_attention_heads
-    heads = getattr(config, "num_key_value_heads", None) or queries
-    size = getattr(config, "head_dim", None) or config.hidden_size // queries
-    return Shape(heads=heads, groups=queries // heads, head_size=size)
-
-
-def check_family(config: PreTrainedConfig) -> None:
-    """Raise UserError where the attention of this family cannot be replaced."""
-    kind = config.model_type
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise UserError(f"model: {kind} is no causal language model of transformers")
-    family: type[PreTrainedModel] = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    reason = None
-    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
-    odd = layers - {"full_attention", "sliding_attention"}
-    if odd:
-        reason = f"it has layers of {', '.join(sorted(odd))}"
-    elif not family._supports_attention_backend:
-        reason = "its code in transformers does not use the attention interface"
-    elif getattr(config, "kv_lora_rank", None) is not None:
-        reason = "its cache holds latent vectors, not keys and values"
-    elif getattr(config, "num_kv_shared_layers", 0):
-        reason = "some of its layers share the keys and values of others"
-    if reason:
-        raise UserError(
-            f"model: the attention of {family.__name__} ({kind}) cannot be replaced: {reason}; "
-            "Llama, Mistral, Gemma 1-3, Qwen 2-3, Phi 3, GPT-NeoX, GPT-OSS, OLMo 2 and their like can be evaluated"
-        )
+def is_causal(mask: Tensor) -> bool:
+    """Whether a mask, true or 0 where a query may look, says no more than that queries see what came before them."""
+    T, S = mask.shape[-2:]
+    seen = mask if mask.dtype == torch.bool else mask == 0
+    hidden = ~seen if mask.dtype == torch.bool else mask <= torch.finfo(mask.dtype).min
+    causal = torch.ones(T, S, dtype=torch.bool, device=mask.device).tril(S - T)
+    return bool((seen == causal).all() and (hidden == ~causal).all())

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from sparq_eval.errors import UserError
 from sparq_eval.hf.engine import Engine
+from sparq_eval.hf.families import layer_windows, shape_of
 from sparq_eval.hf.phases import Decode
-from sparq_eval.hf.seam import NAME, layer_windows, shape_of
+from sparq_eval.hf.seam import NAME
 from sparq_eval.hf.tally import Tally
 from sparq_eval.methods import Dense, Method
 from sparq_eval.request import Request

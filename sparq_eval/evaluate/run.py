@@ -10,8 +10,11 @@ import torch
 
 from sparq_eval.errors import UserError
 from sparq_eval.evaluate.batches import Batch, answer_all, fitting_batch
+from sparq_eval.evaluate.documents import joined, whole
 from sparq_eval.evaluate.provenance import peak_memory, provenance, versions
 from sparq_eval.evaluate.settings import Setting, Settings
+from sparq_eval.harness.library import LIBRARY, open_library
+from sparq_eval.harness.lm import EngineLM
 from sparq_eval.harness.task import Data, Protocol, Task, open_task
 from sparq_eval.hf.checkpoint import Checkpoint, open_checkpoint, torch_dtype
 from sparq_eval.hf.engine import Engine
@@ -48,7 +51,8 @@ def run(settings: Settings) -> list[Cell]:
     check_family(checkpoint.config)
     shape = shape_of(checkpoint.config)
     resolved = list(dict.fromkeys(setting.resolve(shape) for setting in settings.settings))
-    cells = [plan(name, settings, checkpoint, resolved, device) for name in settings.tasks]
+    tasks = {task.name: task for name in settings.tasks for task in open_tasks(name, settings, checkpoint)}
+    cells = [plan(task, settings, checkpoint, resolved, device) for task in tasks.values()]
     todo = sum(len(group) * len(requests) for cell in cells for group, requests in cell.missing().items())
     total = sum(len(cell.requests) * len(cell.settings) for cell in cells)
     if not todo:
@@ -68,31 +72,39 @@ def named(model: Mapping[str, Any]) -> dict[str, Any]:
     return dict(model)
 
 
-def plan(
-    name: str, settings: Settings, checkpoint: Checkpoint, resolved: Sequence[Setting], device: torch.device
-) -> Cell:
-    """A task's requests and records, checked against the model's context."""
+def open_tasks(name: str, settings: Settings, checkpoint: Checkpoint) -> list[Task]:
+    """The task of this name; several where it is a group of lm-eval's."""
     context = checkpoint.config.max_position_embeddings
+    if name.startswith(LIBRARY):
+        if settings.stop != "task":
+            raise UserError(f"stop={settings.stop}: answers of task={name} end as lm-eval's task says; use stop=task")
+        whole_prompts = settings.truncate == "refuse"
+        lm = EngineLM(checkpoint.tokenizer, None, context_length=context, ends=checkpoint.ends, whole=whole_prompts)
+        names = {"pretrained": checkpoint.tokenizer_from, "tokenizer": checkpoint.tokenizer_from}
+        return open_library(name, lm, settings.include_path, names)
     protocol = Protocol(
         stop=settings.stop,
         truncate=settings.truncate,
         needle_lengths=tuple(settings.needle_lengths),
         needle_depths=settings.needle_depths,
     )
-    task = open_task(
-        name,
-        find_data(name, settings, checkpoint),
-        checkpoint.tokenizer,
-        model_name=checkpoint.name,
-        context_length=context,
-        protocol=protocol,
-    )
+    data = find_data(name, settings, checkpoint)
+    tokenizer = checkpoint.tokenizer
+    return [open_task(name, data, tokenizer, model_name=checkpoint.name, context_length=context, protocol=protocol)]
+
+
+def plan(
+    task: Task, settings: Settings, checkpoint: Checkpoint, resolved: Sequence[Setting], device: torch.device
+) -> Cell:
+    """A task's requests and records, checked against the model's context."""
+    context = checkpoint.config.max_position_embeddings
     requests = task.requests(settings.samples)
     for request in requests:
-        if (length := len(request.prompt) + max(request.steps, len(request.forced))) > context:
+        # the last token is never fed
+        if (length := len(request.prompt) + max(request.steps, len(request.forced)) - 1) > context:
             raise UserError(
-                f"task={name}: example {request.id} needs {length} tokens, more than the context of {checkpoint.name}, "
-                f"{context}; truncate=left cuts the beginning of such prompts"
+                f"task={task.name}: example {request.id} needs {length} tokens, more than the context of "
+                f"{checkpoint.name}, {context}; truncate=left cuts the beginning of such prompts"
             )
     store = Store(settings.results_dir)
     entries = [
@@ -137,7 +149,8 @@ def measure(cell: Cell, engine: Engine, settings: Settings) -> None:
         for group, requests in groups.items():
             chosen = [cell.settings[n] for n in group]
             size = settings.batch_size or fitting(engine, requests, len(chosen))
-            for batch in answer_all(engine, requests, [setting.method for setting in chosen], size):
+            batches = answer_all(engine, requests, [setting.method for setting in chosen], size)
+            for batch in whole(batches, requests):
                 facts = history | {"batch_size": batch.size, "peak_memory": peak_memory(engine.device)}
                 for n, answers in zip(group, batch.answers, strict=True):
                     cell.entries[n].append(rows_of(cell.task, batch, answers), facts)
@@ -147,7 +160,8 @@ def measure(cell: Cell, engine: Engine, settings: Settings) -> None:
 def rows_of(task: Task, batch: Batch, answers: Sequence[Answer]) -> list[Row]:
     """Scored rows; a row's seconds are its even share of the batch."""
     scores = task.score(answers)
-    share = batch.seconds / (len(batch.requests) * len(batch.answers))
+    examples = list(joined(task, batch.requests, answers))
+    share = batch.seconds / (len(examples) * len(batch.answers))
     return [
         Row(
             index=answer.index,
@@ -166,7 +180,7 @@ def rows_of(task: Task, batch: Batch, answers: Sequence[Answer]) -> list[Row]:
             finite=answer.finite,
             seconds=share,
         )
-        for request, answer in zip(batch.requests, answers, strict=True)
+        for request, answer in examples
     ]
 
 

@@ -37,6 +37,7 @@ class Settings:
     model: Mapping[str, Any]
     settings: Sequence[Setting]
     tasks: Sequence[str]
+    include_path: Path | None
     samples: int
     data: Mapping[str, Any]
     stop: str
@@ -64,6 +65,7 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
         model=config["model"],
         settings=list(dict.fromkeys(settings)),
         tasks=list(dict.fromkeys(names_of("task", config["task"]))),
+        include_path=folder("include_path", config["include_path"]),
         samples=whole_number("samples", config["samples"]),
         data=config["data"],
         stop=choice("stop", config["stop"], ("task", "paper")),
@@ -123,6 +125,15 @@ def names_of(key: str, value: Any) -> list[str]:
     if not values or not all(isinstance(item, str) for item in values):
         raise UserError(f"{key}={value}: must be a name or a list of names")
     return values
+
+
+def folder(key: str, value: Any) -> Path | None:
+    if value is None:
+        return None
+    path = Path(value).expanduser()
+    if not path.is_dir():
+        raise UserError(f"{key}={value}: must be a folder that is there")
+    return path
 
 
 def choice(key: str, value: Any, right: Sequence[Any]) -> Any:

@@ -17,6 +17,7 @@ from hydra.utils import get_class
 from sparq_eval.cli import CONFIGS, fail, suggest
 from sparq_eval.errors import UserError
 from sparq_eval.evaluate.batches import answer_all
+from sparq_eval.evaluate.documents import note_prefilled
 from sparq_eval.evaluate.run import find_device, fitting, named
 from sparq_eval.evaluate.settings import Setting, choice, whole_number
 from sparq_eval.harness.lm import EngineLM, hand_over
@@ -55,6 +56,7 @@ class SparqEval(EngineLM):
         self._device = device
 
     def answer_all(self, requests: Sequence[Request]) -> Iterator[Answer]:
+        note_prefilled(f"{len(requests):,} requests", requests)
         size = self.batch_size or fitting(self.engine, requests, 1)
         effort = {id(request): len(request.prompt) + request.steps + len(request.forced) for request in requests}
         with progress(f"{len(requests):,} requests", sum(effort.values()), "tokens") as advance:

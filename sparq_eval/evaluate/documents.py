@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from sparq_eval.evaluate.batches import Batch
 from sparq_eval.harness.task import Task, by_example
+from sparq_eval.progress import say
 from sparq_eval.request import Answer, Request, Traffic
 
 
@@ -27,6 +28,12 @@ def whole(batches: Iterable[Batch], requests: Sequence[Request]) -> Iterator[Bat
         if done:
             chosen, answers, seconds = zip(*done, strict=True)
             yield Batch(chosen, list(zip(*answers, strict=True)), math.fsum(seconds), batch.size)
+
+
+def note_prefilled(what: str, requests: Sequence[Request]) -> None:
+    """Say so where no method can make a difference: a text's first token is predicted by the dense prefill."""
+    if requests and all(len(request.forced) == 1 for request in requests):
+        say(f"note: {what}: each text to score is a single token, which the dense prefill predicts: all methods agree")
 
 
 def joined(task: Task, requests: Sequence[Request], answers: Sequence[Answer]) -> Iterator[tuple[Request, Answer]]:

@@ -10,7 +10,7 @@ import torch
 
 from sparq_eval.errors import UserError
 from sparq_eval.evaluate.batches import Batch, answer_all, fitting_batch
-from sparq_eval.evaluate.documents import joined, whole
+from sparq_eval.evaluate.documents import joined, note_prefilled, whole
 from sparq_eval.evaluate.provenance import peak_memory, provenance, versions
 from sparq_eval.evaluate.settings import Setting, Settings
 from sparq_eval.harness.library import LIBRARY, open_library
@@ -106,6 +106,7 @@ def plan(
                 f"task={task.name}: example {request.id} needs {length} tokens, more than the context of "
                 f"{checkpoint.name}, {context}; truncate=left cuts the beginning of such prompts"
             )
+    note_prefilled(f"task={task.name}", requests)
     store = Store(settings.results_dir)
     entries = [
         store.open(

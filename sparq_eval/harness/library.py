@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from datasets.exceptions import DatasetsError
 from huggingface_hub import constants
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
@@ -47,8 +48,10 @@ def open_library(name: str, lm: EngineLM, include_path: Path | None, metadata: M
             tasks = definitions.load(wanted)["tasks"]
     except ImportError as error:
         raise UserError(f"task={label}: a package that it needs is not installed ({error})") from error
-    except OSError as error:
-        raise no_data(label, f"its data could not be read ({str(error).splitlines()[0]})") from error
+    except (OSError, DatasetsError) as error:
+        raise no_data(label, f"its data could not be read ({first_line(error)})") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"task={label}: its definition makes no task ({first_line(error)})") from error
     return [open_one(f"{LIBRARY}{own}", task, metric or None, lm) for own, task in tasks.items()]
 
 
@@ -131,9 +134,9 @@ def check_hub(label: str, settings: Iterable[Mapping[str, Any] | None]) -> None:
 
 
 def no_data(label: str, why: str) -> UserError:
+    cached = "" if constants.HF_HUB_OFFLINE else "HF_HUB_OFFLINE=1 reads what the hub's cache has, and "
     return UserError(
-        f"task={label}: {why}; HF_HUB_OFFLINE=1 reads what the hub's cache has, and include_path=<folder> takes "
-        "definitions of yours whose data are files"
+        f"task={label}: {why}; {cached}include_path=<folder> takes definitions of yours whose data are files"
     )
 
 
@@ -166,6 +169,10 @@ def digest(values: Iterable[Any]) -> str:
     for value in values:
         whole.update(json.dumps(value, sort_keys=True, default=source_of).encode())
     return whole.hexdigest()
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__
 
 
 def source_of(value: Any) -> str:

@@ -112,11 +112,11 @@ class Task:
         return {examples[row["doc_id"]][0]: self.scored_by.of(row) for row in fitting}
 
     def output(self, answers: Sequence[Answer]) -> str:
-        """What the answers to one example say: its text, the likeliest option and how likely each was, or in all."""
+        """What the answers to one example say: the text, and in nats how likely it was, or each of several."""
         if kind_of(self.task) == "loglikelihood_rolling":
             (total,) = self._responses(answers)
             return f"{total:.2f} nats in {sum(len(answer.tokens) for answer in answers)} tokens"
-        if len(answers) == 1:
+        if kind_of(self.task) == "generate_until":
             return answers[0].output
         options = [answer.output for answer in answers]
         if self.task.OUTPUT_TYPE == "multiple_choice":

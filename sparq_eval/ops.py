@@ -1,7 +1,7 @@
 """The few tensor operations that methods share. Matrix products run in the model's dtype, softmax in float32."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -53,6 +53,11 @@ def softmax(
 class Prompt(Step):
     """The dense step over a whole prompt, with the statistics that methods start from, each computed once for all."""
 
+    def begin(self, drop: Int[Tensor, "B"]) -> "Prompt":
+        """The prompt without the last `drop` positions of each example, its end where this one's is."""
+        k, v, valid = (shift(x, drop, dim) for x, dim in ((self.k, 2), (self.v, 2), (self.visible.valid, 1)))
+        return replace(self, q=shift(self.q, drop, 3), k=k, v=v, visible=replace(self.visible, valid=valid))
+
     @cached_property
     def value_sum(self) -> Float[Tensor, "B H D"]:
         """Sum of the values that the last query sees, in float32."""
@@ -64,17 +69,19 @@ class Prompt(Step):
     def column_sums(self) -> Float[Tensor, "B H S"]:
         """Weight that each position has had from all queries under dense attention: mean over the group, sum over T."""
         sums = torch.zeros(self.k.shape[:3], device=self.k.device)
-        for part in self.blocks():
+        for part in blocks(self):
             # a padded query sees nothing: its row is all -inf and its weights are not a number
             weights = softmax(logits(part), part.sinks).nan_to_num_()
             sums[:, :, : weights.shape[-1]] += weights.sum(dim=(2, 3)) / self.groups
         return sums
 
-    def blocks(self, elements: int = 2**21) -> "list[Step]":
-        """The step by blocks of queries whose logits have about so many elements."""
-        B, H, G, T, _ = self.q.shape
-        rows = max(1, elements // (B * H * G * self.k.shape[2]))
-        return [self.narrow(first, min(first + rows, T)) for first in range(0, T, rows)]
+
+def blocks(step: Step) -> list[Step]:
+    """The step by blocks of queries whose logits fit a processor's cache, or a small part of a device's memory."""
+    B, H, G, T, _ = step.q.shape
+    elements = 2**21 if step.q.device.type == "cpu" else 2**27
+    rows = max(1, elements // (B * H * G * step.k.shape[2]))
+    return [step.narrow(first, min(first + rows, T)) for first in range(0, T, rows)]
 
 
 def attend_at(
@@ -95,6 +102,14 @@ def attend_at(
     return mix(weights, step.v), weights.gather(-1, spread)
 
 
+def shift(x: Tensor, by: Int[Tensor, "B"], dim: int) -> Tensor:
+    """Each example's entries along `dim`, that many places later; zeros or false come in, what leaves is lost."""
+    source = torch.arange(x.shape[dim], device=x.device) - by[:, None]  # (B, S)
+    index = source.clamp(min=0).view(len(by), *(1,) * (dim - 1), -1, *(1,) * (x.dim() - dim - 1)).expand_as(x)
+    gone = (source < 0).view(len(by), *(1,) * (dim - 1), -1, *(1,) * (x.dim() - dim - 1))
+    return x.gather(dim, index).masked_fill_(gone, 0)
+
+
 def take(x: Float[Tensor, "B H S D"], index: Int[Tensor, "B H N"]) -> Float[Tensor, "B H N D"]:
     """Rows of x by position, for each example and head."""
     B, H, _ = index.shape
@@ -105,10 +120,9 @@ def take(x: Float[Tensor, "B H S D"], index: Int[Tensor, "B H N"]) -> Float[Tens
 
 def value_mean(step: Step, past: Float[Tensor, "B H D"] | None) -> Float[Tensor, "B H T D"]:
     """Mean of the values that each query sees. `past`: their sum before this step, which saves reading them again."""
-    T = step.q.shape[3]
     count = step.visible.count[:, None, :, None].clamp(min=1)
     if past is not None:
-        total = past[:, :, None] + step.v[:, :, -T:].float().cumsum(dim=2)
+        total = past[:, :, None] + step.own_v.float().cumsum(dim=2)
     else:
         total = torch.einsum("bts,bhsd->bhtd", step.visible.mask.float(), step.v.float())
     return total / count

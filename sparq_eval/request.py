@@ -48,22 +48,35 @@ class Traffic:
 
 
 @dataclass(frozen=True)
+class Certificate:
+    """Whether a method really acted on an answer.
+
+    steps: one-query steps that the answer took; calls: attention calls of these steps that went through the method,
+    over all layers; sparse_steps: at how many steps some position was left out, mean over layers; layers_active: in how
+    many layers that ever happened.
+    """
+
+    steps: int = 0
+    calls: int = 0
+    sparse_steps: float = 0.0
+    layers_active: int = 0
+
+
+@dataclass(frozen=True)
 class Answer:
     """What one setting answered to one request, whose `index` and `part` it has.
 
     tokens: generated ids (cut at `until`), or the forced ones; output: their text.
     loglikelihood: sum of log-probabilities in nats of the forced tokens (None when generating); greedy: whether each of
     them was the likeliest.
-    decode_steps: one-query steps this answer took; sparse_steps: how many of them had fewer positions selected than
-    available in at least one layer.
+    finite: whether all logits were.
     """
 
     index: int
     tokens: tuple[int, ...]
     output: str
     traffic: Traffic
-    decode_steps: int = 0
-    sparse_steps: float = 0.0
+    certificate: Certificate = Certificate()
     loglikelihood: float | None = None
     greedy: bool | None = None
     finite: bool = True

@@ -4,11 +4,14 @@ B  examples of the batch          G  query heads that share a key/value head    
 H  key/value heads                T  query positions                              D  head size
 N  positions chosen for a query
 
-Queries, keys and values are those after position embedding. The last T key positions are the queries' own.
+Queries, keys and values are those after position embedding. The last T key positions are the queries' own, but where
+`Visible.place` says otherwise.
 """
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,17 +23,20 @@ class Visible:
     """Which key positions each query may see: no padding, nothing later, nothing beyond a sliding window.
 
     valid: false at padding. window: a query sees this many of the latest positions, itself among them; None for all.
+    place: the position of the first query, as a tensor where it changes while shapes stay (a recorded step); None where
+    the queries are the last positions.
     """
 
     valid: Bool[Tensor, "B S"]
     queries: int
     window: int | None = None
+    place: Int[Tensor, ""] | None = None
 
     @cached_property
     def mask(self) -> Bool[Tensor, "B T S"]:
         S = self.valid.shape[1]
         key = torch.arange(S, device=self.valid.device)
-        query = key[S - self.queries :, None]
+        query = key[S - self.queries :, None] if self.place is None else self.place + key[: self.queries, None]
         inside = key <= query
         if self.window is not None:
             inside &= key > query - self.window
@@ -45,6 +51,20 @@ class Visible:
     @cached_property
     def count(self) -> Int[Tensor, "B T"]:
         return self.mask.sum(dim=-1)
+
+    def recent(self, n: int) -> Bool[Tensor, "B T S"]:
+        """The query's own position and the n visible ones before it."""
+        return self.once(("recent", n), lambda: (self.age >= 0) & (self.age <= n))
+
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What `make` gives, made for the first layer and kept for the others, which see the same positions."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+    @cached_property
+    def _made(self) -> dict[Hashable, Any]:
+        return {}
 
     def narrow(self, first: int, last: int) -> "Visible":
         """The part of the queries first..last-1, without the keys that come after them."""
@@ -74,6 +94,14 @@ class Step:
     @property
     def head_size(self) -> int:
         return self.q.shape[-1]
+
+    @property
+    def own_v(self) -> Float[Tensor, "B H T D"]:
+        """The values of the queries' own positions."""
+        T, place = self.q.shape[3], self.visible.place
+        if place is None:
+            return self.v[:, :, -T:]
+        return self.v.index_select(2, place + torch.arange(T, device=place.device))
 
     def narrow(self, first: int, last: int) -> "Step":
         """The part of the queries first..last-1, without the keys that come after them."""

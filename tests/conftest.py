@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from sparq_eval.hf.checkpoint import Checkpoint
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# threads that wait by spinning make tests many times as slow where cores are shared
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -2,15 +2,18 @@
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tiny import CONFIGS, DEVICE, Letters, naive_logits, tiny_model, tiny_requests
 
-from sparq_eval.hf.engine import Engine, stop_at
+from sparq_eval.hf.engine import Engine
+from sparq_eval.hf.generation import stop_at
+from sparq_eval.hf.recorded import Recorded
 from sparq_eval.hf.seam import shape_of
 from sparq_eval.methods import H2O, Dense, FlexGen, LMInfinite, Method, SparQ
-from sparq_eval.request import Answer
+from sparq_eval.request import Answer, Request
 
 KINDS = sorted(CONFIGS)
 METHODS: list[Method] = [
@@ -117,7 +120,7 @@ def test_an_unlimited_budget_is_dense() -> None:
         for method, answers in zip(unlimited, others, strict=True):
             for answer, reference in zip(answers, dense, strict=True):
                 assert answer.loglikelihood == pytest.approx(reference.loglikelihood, abs=1e-3), method
-                assert answer.sparse_steps == 0
+                assert answer.certificate.sparse_steps == 0
 
 
 def test_a_stop_string_counts_only_after_some_text() -> None:
@@ -125,3 +128,52 @@ def test_a_stop_string_counts_only_after_some_text() -> None:
     assert stop_at('"\n Paris\nQuestion', ["\n"]) == len('"\n Paris')
     assert stop_at(" \n ", ["\n"]) is None
     assert stop_at("Paris", []) is None
+
+
+def with_contexts(requests: list[Request]) -> list[Request]:
+    return [dataclasses.replace(r, context=max(1, len(r.prompt) - 3 - 2 * r.index)) for r in requests]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_starting_from_the_context_is_decoding_the_question_naively(kind: str) -> None:
+    engine, methods = engine_of(kind)
+    requests = with_contexts(tiny_requests([5, 30, 17, 41], steps=8))
+    answers = engine.answer(requests, methods[:2], methods)
+    assert len(answers) == 2 + len(methods)
+    for method, given in zip(methods, answers[2:], strict=True):
+        for request, answer in zip(requests, given, strict=True):
+            question = request.prompt[request.context :]
+            context = dataclasses.replace(request, prompt=request.prompt[: request.context])
+            logits = naive_logits(engine.model, method, context, question + answer.tokens)
+            assert answer.tokens == tuple(logits.argmax(dim=-1)[len(question) :].tolist()), f"{method} on {request.id}"
+            assert answer.certificate.steps == len(question) + len(answer.tokens) - 1
+            assert answer.certificate.calls == answer.certificate.steps * engine.layers
+
+
+def test_starting_from_the_context_changes_no_other_answer() -> None:
+    engine, methods = engine_of("gqa")
+    requests = with_contexts(tiny_requests([5, 30, 17, 41], steps=8))
+    alone = engine.answer(requests, methods)
+    beside = engine.answer(requests, methods, methods)
+    for one, other in zip(alone, beside[: len(methods)], strict=True):
+        for a, b in zip(one, other, strict=True):
+            assert_same(a, b)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_recorded_step_gives_what_single_launches_give(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, methods = engine_of(kind)
+    requests = with_contexts(tiny_requests([5, 30, 17, 41], steps=14))
+    # rows end at different times, so that examples leave the batch on the way
+    requests = [dataclasses.replace(r, until=("0", "1", "2"), steps=14 - 3 * r.index) for r in requests]
+    launched = engine.answer(requests, methods, methods)
+    if DEVICE == "cpu":
+        # a graph cannot be recorded here, but what it would do can be done: the same shapes, the same memory
+        def record(self: Recorded) -> None:
+            self.graph = SimpleNamespace(replay=lambda: setattr(self, "logits", self.step(in_place=True)))
+
+        monkeypatch.setattr(Recorded, "record", record)
+    engine.can_record = True
+    for one, other in zip(launched, engine.answer(requests, methods, methods), strict=True):
+        for a, b in zip(one, other, strict=True):
+            assert_same(a, b)

@@ -27,7 +27,7 @@ from sparq_eval.evaluate.run import Cell, run
 from sparq_eval.evaluate.settings import read_settings
 from sparq_eval.harness import library as library_module
 from sparq_eval.lm_eval import SparqEval
-from sparq_eval.request import Answer, Traffic
+from sparq_eval.request import Answer, Certificate, Traffic
 from sparq_eval.results.record import Row
 
 KINDS = ["my_choice", "my_words", "my_ending", "my_start", "my_late", "my_text", "my_essay"]
@@ -350,16 +350,16 @@ def test_a_file_that_is_not_there_is_named(folder: Path, tmp_path: Path) -> None
 
 
 def test_traffic_of_several_requests_is_the_mean_over_their_steps() -> None:
+    nan = float("nan")
     parts = [
-        Answer(
-            0, (1, 2, 3), "a", Traffic(10, 20, 8, 16), decode_steps=2, sparse_steps=2, loglikelihood=-1.0, greedy=True
-        ),
-        Answer(0, (1, 2), "b", Traffic(40, 50, 20, 40), decode_steps=1, loglikelihood=-2.0, greedy=False, part=1),
-        Answer(0, (1,), "c", Traffic(70, 80, float("nan"), float("nan")), loglikelihood=-3.0, greedy=True, part=2),
+        Answer(0, (1, 2, 3), "a", Traffic(10, 20, 8, 16), Certificate(2, 6, 2.0, 3), loglikelihood=-1.0, greedy=True),
+        Answer(0, (1, 2), "b", Traffic(40, 50, 20, 40), Certificate(1, 3, 0.0, 0), loglikelihood=-2.0, part=1),
+        Answer(0, (1,), "c", Traffic(70, 80, nan, nan), loglikelihood=-3.0, greedy=True, part=2),
     ]
     whole = join_answers(parts, "a")
     assert whole.traffic == Traffic(20, 30, 12, 24)
-    assert (whole.decode_steps, whole.sparse_steps, len(whole.tokens)) == (3, 2, 6)
+    assert whole.certificate == Certificate(3, 9, 2.0, 3)
+    assert len(whole.tokens) == 6
     still = join_answers(parts[2:] * 2, "c").traffic
     assert (still.nominal, still.nominal_dense) == (70, 80) and still.counted != still.counted
 

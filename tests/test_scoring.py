@@ -11,7 +11,7 @@ import pytest
 from opened import opened
 
 from sparq_eval.harness.task import Data, Task
-from sparq_eval.hf.engine import stop_at
+from sparq_eval.hf.generation import stop_at
 from sparq_eval.request import Answer, Traffic
 
 NOTHING = Traffic(0.0, 0.0, 0.0, 0.0)

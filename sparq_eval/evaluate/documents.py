@@ -7,7 +7,7 @@ from dataclasses import replace
 from sparq_eval.evaluate.batches import Batch
 from sparq_eval.harness.task import Task, by_example
 from sparq_eval.progress import say
-from sparq_eval.request import Answer, Request, Traffic
+from sparq_eval.request import Answer, Certificate, Request, Traffic
 
 
 def whole(batches: Iterable[Batch], requests: Sequence[Request]) -> Iterator[Batch]:
@@ -56,11 +56,12 @@ def join_answers(parts: Sequence[Answer], output: str) -> Answer:
 
     Tokens and steps add up. Traffic is per generated token, so it is the mean over all decode steps: that of each part,
     weighted by its steps (evenly where none of them took any, as when each option is a single token that the prefill
-    predicts). What is counted is not a number only where no part took a step.
+    predicts). What is counted is not a number only where no part took a step. A method was active in as many layers as
+    in the part where it was in most.
     """
     if len(parts) == 1:
         return replace(parts[0], output=output)
-    stepped = [part for part in parts if part.decode_steps]
+    stepped = [part for part in parts if part.certificate.steps]
     return replace(
         parts[0],
         tokens=tuple(token for part in parts for token in part.tokens),
@@ -71,8 +72,12 @@ def join_answers(parts: Sequence[Answer], output: str) -> Answer:
             counted=mean([part.traffic.counted for part in stepped], stepped),
             counted_dense=mean([part.traffic.counted_dense for part in stepped], stepped),
         ),
-        decode_steps=sum(part.decode_steps for part in parts),
-        sparse_steps=sum(part.sparse_steps for part in parts),
+        certificate=Certificate(
+            steps=sum(part.certificate.steps for part in parts),
+            calls=sum(part.certificate.calls for part in parts),
+            sparse_steps=math.fsum(part.certificate.sparse_steps for part in parts),
+            layers_active=max(part.certificate.layers_active for part in parts),
+        ),
         loglikelihood=None,
         greedy=None,
         finite=all(part.finite for part in parts),
@@ -81,7 +86,7 @@ def join_answers(parts: Sequence[Answer], output: str) -> Answer:
 
 def mean(values: Sequence[float], answers: Sequence[Answer]) -> float:
     """Over the decode steps of these answers, or over the answers if they took none; nan if there are none."""
-    weights = [answer.decode_steps for answer in answers]
+    weights = [answer.certificate.steps for answer in answers]
     if not sum(weights):
         weights = [1] * len(weights)
     return math.fsum(w * value for w, value in zip(weights, values, strict=True)) / sum(weights) if values else math.nan

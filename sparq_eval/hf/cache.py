@@ -5,7 +5,7 @@ just before the setting attends, so that every method sees one plain run of keys
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,21 +13,27 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from sparq_eval.methods import Method, State
+from sparq_eval.ops import shift
 from sparq_eval.step import Visible
 
 
 @dataclass
 class Layer:
-    """One layer's buffer, its tails by setting, and what each setting's method remembers."""
+    """One layer's buffer, its tails by setting, and what each setting's method remembers.
+
+    early: what methods that start from the context alone remember of it.
+    """
 
     k: Float[Tensor, "B H C D"]
     v: Float[Tensor, "B H C D"]
     tails_k: list[Float[Tensor, "B H R D"]]
     tails_v: list[Float[Tensor, "B H R D"]]
     states: list[State]
+    early: list[State] = field(default_factory=list)
 
     def keep(self, examples: Int[Tensor, "B"]) -> None:
         """Drop all other examples."""
+        examples = examples.to(self.k.device)
         self.k, self.v = self.k[examples], self.v[examples]
         self.tails_k = [tail[examples] for tail in self.tails_k]
         self.tails_v = [tail[examples] for tail in self.tails_v]
@@ -39,14 +45,22 @@ class Cache:
     """All layers of a batch of B left-padded prompts of P positions, with room for `room` tokens behind them.
 
     valid: false at padding. tails: whether settings keep tokens of their own (a single setting's lie in the buffer).
+    context_methods: they start from the prompt without its last `question` tokens (see `rewind`).
     examples: which of the batch's examples are still here.
     """
 
-    def __init__(self, methods: Sequence[Method], valid: Bool[Tensor, "B P"], room: int, tails: bool) -> None:
-        self.methods = methods
-        self.valid = valid
-        self.room = room
-        self.tails = len(methods) if tails and len(methods) > 1 else 0
+    def __init__(
+        self,
+        methods: Sequence[Method],
+        valid: Bool[Tensor, "B P"],
+        room: int,
+        tails: bool,
+        context_methods: Sequence[Method] = (),
+        question: Int[Tensor, "B"] | None = None,
+    ) -> None:
+        self.methods, self.context_methods = methods, context_methods
+        self.valid, self.question = valid, question
+        self.room, self.tails = room, tails
         self.layers: dict[int, Layer] = {}
         self.examples = torch.arange(len(valid), device=valid.device)
 
@@ -57,22 +71,38 @@ class Cache:
     def make_layer(self, k: Float[Tensor, "B H P D"], v: Float[Tensor, "B H P D"]) -> Layer:
         """A buffer with the prompt's keys and values in it."""
         B, H, P, D = k.shape
-        buffers = [x.new_zeros(B, H, P + self.room, D) for x in (k, v)]
-        for buffer, x in zip(buffers, (k, v), strict=True):
-            buffer[:, :, :P] = x
-        tails_k, tails_v = ([x.new_zeros(B, H, self.room, D) for _ in range(self.tails)] for x in (k, v))
-        return Layer(buffers[0], buffers[1], tails_k, tails_v, [None] * len(self.methods))
+        both_k, both_v = (x.new_zeros(B, H, P + self.room, D) for x in (k, v))
+        both_k[:, :, :P], both_v[:, :, :P] = k, v
+        return Layer(both_k, both_v, *self.make_tails(both_k), states=[])
 
-    def visible(self, tokens: int, queries: int, window: int | None) -> Visible:
-        """What the last `queries` of `tokens` tokens behind the prompt may see."""
-        behind = self.valid.new_ones(self.valid.shape[0], tokens)
-        return Visible(torch.cat([self.valid, behind], dim=1), queries, window)
+    def make_tails(self, buffer: Float[Tensor, "B H C D"]) -> tuple[list[Tensor], list[Tensor]]:
+        number = len(self.methods) if self.tails and len(self.methods) > 1 else 0
+        behind = buffer[:, :, self.prompt :]
+        return [torch.zeros_like(behind) for _ in range(number)], [torch.zeros_like(behind) for _ in range(number)]
+
+    def visible(self, device: torch.device, window: int | None, end: int, queries: int) -> Visible:
+        """What the last `queries` of the first `end` positions may see."""
+        behind = self.valid.new_ones(self.valid.shape[0], end - self.prompt)
+        return Visible(torch.cat([self.valid, behind], dim=1).to(device), queries, window)
 
     def keep(self, examples: Int[Tensor, "B"]) -> None:
         """Drop all other examples, given by their places here."""
         self.valid, self.examples = self.valid[examples], self.examples[examples]
         for layer in self.layers.values():
             layer.keep(examples)
+
+    def rewind(self) -> None:
+        """Go back to the end of each context, in place, for the methods that start there."""
+        assert self.question is not None
+        self.methods, self.context_methods = self.context_methods, ()
+        self.valid = shift(self.valid, self.question, 1)
+        P = self.prompt
+        for layer in self.layers.values():
+            for buffer in (layer.k, layer.v):
+                buffer[:, :, :P] = shift(buffer[:, :, :P], self.question.to(buffer.device), 2)
+                buffer[:, :, P:] = 0
+            layer.tails_k, layer.tails_v = self.make_tails(layer.k)
+            layer.states, layer.early = layer.early, []
 
 
 def bytes_per_example(

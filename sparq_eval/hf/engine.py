@@ -10,41 +10,81 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sparq_eval.hf.cache import Cache
-from sparq_eval.hf.phases import Decode, Prefill, Score, Tally
+from sparq_eval.hf.generation import Generation
+from sparq_eval.hf.phases import Decode, Prefill, Score
 from sparq_eval.hf.seam import Session, layer_windows, shape_of
+from sparq_eval.hf.tally import Tally
 from sparq_eval.methods import Dense, Method
 from sparq_eval.request import Answer, Request, Traffic
 
 LOGITS = 2**26  # elements of float32 logits that scoring holds at a time
 
 
-@dataclass(frozen=True)
+@dataclass
 class Engine:
     """Answers requests with a model whose attention is replaced.
 
     model: loaded with the attention of `sparq_eval.hf.seam`, in eval mode. tokenizer: anything with `decode`.
+    can_record: whether decode steps may be recorded as CUDA graphs; set to False where the model's code forbids it.
     """
 
     model: Any
     tokenizer: Any
+    can_record: bool = True
+
+    def __post_init__(self) -> None:
+        self.can_record &= (
+            self.device.type == "cuda" and len(set(getattr(self.model, "hf_device_map", {}).values())) < 2
+        )
 
     @torch.inference_mode()
     def answer(
-        self, requests: Sequence[Request], methods: Sequence[Method], *, stepwise: bool = False
+        self,
+        requests: Sequence[Request],
+        methods: Sequence[Method],
+        context_methods: Sequence[Method] = (),
+        *,
+        stepwise: bool = False,
     ) -> list[list[Answer]]:
         """Answers of one batch by method, then by request, in their orders. All requests are forced, or none.
 
+        context_methods: they attend densely to each request's context alone, and by themselves from the question on;
+        their answers come behind those of `methods`, and share the prefill with them.
         stepwise: feed forced tokens one at a time instead of all at once: slow, obviously right, and equal.
         """
         forced = {bool(request.forced) for request in requests}
         if len(forced) != 1:
             raise ValueError("a batch is either scored or generated")
+        if context_methods and (forced == {True} or not all(0 < r.context < len(r.prompt) for r in requests)):
+            raise ValueError("only answers to a question behind a context can start from the context")
         if not forced.pop():
-            return Generation(self, requests, methods).answers()
+            return self.generate(requests, methods, context_methods)
         return self.score_stepwise(requests, methods) if stepwise else self.score(requests, methods)
 
+    def generate(
+        self, requests: Sequence[Request], methods: Sequence[Method], context_methods: Sequence[Method]
+    ) -> list[list[Answer]]:
+        questions = [request.prompt[request.context :] if context_methods else () for request in requests]
+        room = max(1, *(len(question) + r.steps - 1 for question, r in zip(questions, requests, strict=True)))
+        cache, last = self.prefill(requests, methods, room, tails=True, context_methods=context_methods)
+        first, sound = last.argmax(dim=-1).tolist(), torch.isfinite(last).all(dim=-1).tolist()
+        whole = Generation(self, cache, requests, [()] * len(requests), shrinks=not context_methods)
+        # the first token comes from the dense prefill, the same for every setting
+        whole.begin(first, sound)
+        answers = whole.answers()
+        if context_methods:
+            cache.rewind()
+            answers += Generation(self, cache, requests, questions).answers()
+        return answers
+
     def prefill(
-        self, requests: Sequence[Request], methods: Sequence[Method], room: int, *, tails: bool
+        self,
+        requests: Sequence[Request],
+        methods: Sequence[Method],
+        room: int,
+        *,
+        tails: bool,
+        context_methods: Sequence[Method] = (),
     ) -> tuple[Cache, Float[Tensor, "B V"]]:
         """The cache of a left-padded batch of prompts with room for more tokens, and the logits behind each prompt."""
         P = max(len(request.prompt) for request in requests)
@@ -54,11 +94,13 @@ class Engine:
             ids[b, P - len(request.prompt) :] = torch.tensor(request.prompt)
             valid[b, P - len(request.prompt) :] = True
         positions = (valid.cumsum(dim=1) - 1).clamp(min=0)
-        cache = Cache(methods, valid.to(self.device), room, tails)
+        question = (
+            torch.tensor([len(r.prompt) - r.context for r in requests]).to(self.device) if context_methods else None
+        )
+        cache = Cache(methods, valid.to(self.device), room, tails, context_methods, question)
         logits = self.forward(ids, positions, Prefill(cache), last_only=True)
-        layers = self.model.config.get_text_config().num_hidden_layers
-        if len(cache.layers) != layers:
-            raise RuntimeError(f"attention was replaced on {len(cache.layers)} of {layers} layers")
+        if len(cache.layers) != self.layers:
+            raise RuntimeError(f"attention was replaced on {len(cache.layers)} of {self.layers} layers")
         return cache, logits[:, -1].float()
 
     def forward(
@@ -76,6 +118,10 @@ class Engine:
     def device(self) -> torch.device:
         return self.model.device
 
+    @property
+    def layers(self) -> int:
+        return self.model.config.get_text_config().num_hidden_layers
+
     def score(self, requests: Sequence[Request], methods: Sequence[Method]) -> list[list[Answer]]:
         """Score forced tokens, one forward for each setting (in parts where logits would be too large)."""
         lengths = torch.tensor([len(request.forced) for request in requests])
@@ -90,7 +136,7 @@ class Engine:
         rows = max(1, LOGITS // max(1, T * last.shape[-1]))
         answers = []
         for n in range(len(methods)):
-            tally = Tally.zero(len(requests), self.device)
+            tally = Tally.zero(len(requests), self.layers, self.device)
             scored = [judge(last[:, None], forced[:, :1])]
             if T > 0:
                 parts = []
@@ -108,7 +154,7 @@ class Engine:
         T = max(len(request.forced) for request in requests)
         cache, last = self.prefill(requests, methods, max(T - 1, 1), tails=True)
         B, N = len(requests), len(methods)
-        tallies = [Tally.zero(B, self.device) for _ in methods]
+        tallies = [Tally.zero(B, self.layers, self.device) for _ in methods]
         forced = torch.tensor([request.forced + (0,) * (T - len(request.forced)) for request in requests])
         forced = forced.to(self.device)
         judged = [[judge(last[:, None], forced[:, :1])] for _ in methods]
@@ -137,8 +183,7 @@ class Engine:
                     tokens=request.forced,
                     output=self.tokenizer.decode(request.forced),
                     traffic=self.traffic(request, method, tally, b, T - 1),
-                    decode_steps=T - 1,
-                    sparse_steps=tally.sparse[b].item() / self.model.config.get_text_config().num_hidden_layers,
+                    certificate=tally.certificate(b, T - 1),
                     loglikelihood=loglikelihood,
                     greedy=bool(judged.greedy[b, :T].all()),
                     finite=math.isfinite(loglikelihood),
@@ -182,87 +227,3 @@ def judge(logits: Float[Tensor, "B T V"], forced: Int[Tensor, "B T"]) -> Judged:
         chosen = row.gather(-1, token[:, None])[:, 0]
         rows.append((chosen - row.logsumexp(dim=-1), row.argmax(dim=-1) == token))
     return Judged(torch.stack([row[0] for row in rows]), torch.stack([row[1] for row in rows]))
-
-
-class Generation:
-    """Greedy decoding of all settings at once: a row (a setting at an example) ends by itself, an example leaves the
-    cache when all its rows have ended.
-    """
-
-    def __init__(self, engine: Engine, requests: Sequence[Request], methods: Sequence[Method]) -> None:
-        self.engine, self.requests, self.methods = engine, requests, methods
-        room = max(1, *(request.steps - 1 for request in requests))
-        self.cache, last = engine.prefill(requests, methods, room, tails=True)
-        # the first token comes from the dense prefill, the same for every setting
-        first, sound = last.argmax(dim=-1).tolist(), torch.isfinite(last).all(dim=-1).tolist()
-        self.tokens = [[[token] for token in first] for _ in methods]
-        self.finite = [list(sound) for _ in methods]
-        self.tallies = [Tally.zero(len(requests), engine.device) for _ in methods]
-
-    def answers(self) -> list[list[Answer]]:
-        rows = [(n, b) for n in range(len(self.methods)) for b in range(len(self.requests))]
-        step = 0
-        while rows := [(n, b) for n, b in rows if not self.ended(n, b)]:
-            self.step(rows, step)
-            step += 1
-        return [[self.answer(n, b) for b in range(len(self.requests))] for n in range(len(self.methods))]
-
-    def step(self, rows: list[tuple[int, int]], step: int) -> None:
-        """One token more for each row; rows are sorted."""
-        places = self.places({b for _, b in rows})
-        examples = [[places[b] for m, b in rows if m == n] for n in range(len(self.methods))]
-        device = self.engine.device
-        session = Decode(
-            self.cache, [torch.tensor(e, dtype=torch.long, device=device) for e in examples], step, self.tallies
-        )
-        ids = torch.tensor([[self.tokens[n][b][-1]] for n, b in rows])
-        at = torch.tensor([[len(self.requests[b].prompt) + step] for _, b in rows])
-        logits = self.engine.forward(ids, at, session, last_only=True)[:, -1]
-        session.close()
-        chosen, sound = logits.argmax(dim=-1).tolist(), torch.isfinite(logits).all(dim=-1).tolist()
-        for (n, b), token, finite in zip(rows, chosen, sound, strict=True):
-            self.tokens[n][b].append(token)
-            self.finite[n][b] &= finite
-
-    def places(self, live: set[int]) -> dict[int, int]:
-        """Where examples lie in the cache, after those that nobody decodes any more have left it, if they are many."""
-        here = self.cache.examples.tolist()
-        if len(live) <= 0.75 * len(here):
-            keep = [place for place, b in enumerate(here) if b in live]
-            self.cache.keep(torch.tensor(keep, device=self.engine.device))
-            here = [here[place] for place in keep]
-        return {b: place for place, b in enumerate(here)}
-
-    def ended(self, n: int, b: int) -> bool:
-        request, tokens = self.requests[b], self.tokens[n][b]
-        if len(tokens) >= request.steps or tokens[-1] in request.ends:
-            return True
-        text = self.engine.tokenizer.decode(tokens) if request.until else ""
-        return stop_at(text, request.until, request.literal) is not None
-
-    def answer(self, n: int, b: int) -> Answer:
-        request, tokens = self.requests[b], self.tokens[n][b]
-        special = {"skip_special_tokens": True} if request.literal else {}
-        text = self.engine.tokenizer.decode(tokens, **special)
-        steps = len(tokens) - 1
-        tally = self.tallies[n]
-        return Answer(
-            index=request.index,
-            tokens=tuple(tokens),
-            output=text[: stop_at(text, request.until, request.literal)],
-            traffic=self.engine.traffic(request, self.methods[n], tally, b, steps),
-            decode_steps=steps,
-            sparse_steps=tally.sparse[b].item() / self.engine.model.config.get_text_config().num_hidden_layers,
-            finite=self.finite[n][b],
-            part=request.part,
-        )
-
-
-def stop_at(text: str, until: Sequence[str], literal: bool = False) -> int | None:
-    """Where the first stop string begins that comes after the first letter or digit, or anywhere if `literal`.
-
-    What comes before is not an answer yet: the tasks' normalisation drops white space and punctuation there.
-    """
-    first = 0 if literal else next((place for place, letter in enumerate(text) if letter.isalnum()), len(text))
-    places = [place for stop in until if (place := text.find(stop, first)) >= 0]
-    return min(places, default=None)

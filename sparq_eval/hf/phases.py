@@ -2,55 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_map, tree_map_only
 
 from sparq_eval.hf.cache import Cache, Layer
 from sparq_eval.hf.seam import Call
-from sparq_eval.methods import Attended
-from sparq_eval.ops import Prompt, logits, mix, softmax
+from sparq_eval.hf.tally import Tally
+from sparq_eval.ops import Prompt, blocks, logits, mix, softmax
 from sparq_eval.step import Step, Visible
-
-
-@dataclass
-class Tally:
-    """What one setting moved, by example of the batch, summed over layers, key/value heads and one-query steps.
-
-    dense: what dense moves at the same steps. sparse: layers and steps in which some position was left out.
-    """
-
-    moved: Float[Tensor, "B"]
-    dense: Float[Tensor, "B"]
-    sparse: Float[Tensor, "B"]
-    waiting: list[tuple[Attended, Visible, int]] = field(default_factory=list)
-
-    @staticmethod
-    def zero(B: int, device: torch.device) -> "Tally":
-        moved, dense, sparse = (torch.zeros(B, dtype=torch.float64, device=device) for _ in range(3))
-        return Tally(moved, dense, sparse)
-
-    def note(self, attended: Attended, visible: Visible, head_size: int) -> None:
-        """Keep a layer's counts until `close`: adding them up layer by layer would cost more than taking them."""
-        self.waiting.append((replace(attended, out=attended.out[:0]), visible, head_size))
-
-    def close(self, live: Bool[Tensor, "b T"], examples: Int[Tensor, "b"]) -> None:
-        """Add the noted layers at `examples`, for the queries that are live."""
-        if not self.waiting:
-            return
-        noted, visibles, sizes = zip(*self.waiting, strict=True)
-        moved = torch.stack([attended.moved for attended in noted]).sum(dim=(0, 2))
-        selected = torch.stack([attended.selected for attended in noted])
-        count = torch.stack([visible.count for visible in visibles])[:, :, None]  # (layers, b, 1, T)
-        H = selected.shape[2]
-        dense = sum(2 * size * H * visible.count for visible, size in zip(visibles, sizes, strict=True))
-        sparse = (selected < count).any(dim=2).sum(dim=0)
-        for total, part in ((self.moved, moved), (self.dense, dense), (self.sparse, sparse)):
-            total.index_add_(0, examples, (part * live).sum(dim=1).to(total.dtype))
-        self.waiting.clear()
 
 
 def step_of(call: Call, layer: Layer, end: int, visible: Visible, part: slice = slice(None)) -> Step:
@@ -70,9 +34,12 @@ class Prefill:
         if call.layer in cache.layers:
             raise RuntimeError(f"layer {call.layer} attended twice to one prompt")
         cache.layers[call.layer] = layer = cache.make_layer(call.k, call.v)
-        visible = Visible(cache.valid, cache.prompt, call.window)
+        visible = cache.visible(call.q.device, call.window, cache.prompt, cache.prompt)
         step = Prompt(call.q, call.k, call.v, visible, call.scale, call.softcap, call.sinks)
         layer.states = [method.prefill(step) for method in cache.methods]
+        if cache.question is not None:
+            context = step.begin(cache.question.to(call.q.device))
+            layer.early = [method.prefill(context) for method in cache.context_methods]
         return attend_densely(step)
 
 
@@ -91,8 +58,8 @@ def attend_densely(step: Prompt) -> Float[Tensor, "B H G T D"]:
             ).unflatten(1, q.shape[1:3])
         else:
             visible = Visible(step.visible.valid[b : b + 1, start:], T - start, window)
-            blocks = replace(step, q=q, k=k, v=v, visible=visible).blocks()
-            one = torch.cat([mix(softmax(logits(block), block.sinks), block.v) for block in blocks], dim=3)
+            parts = blocks(replace(step, q=q, k=k, v=v, visible=visible))
+            one = torch.cat([mix(softmax(logits(block), block.sinks), block.v) for block in parts], dim=3)
         out[b : b + 1, ..., start:, :] = one
     return out
 
@@ -102,53 +69,82 @@ class Decode:
     """One token for each row, a row being a setting and an example; rows lie setting by setting, examples ascending.
 
     rows: examples of each setting that still decode (empty: the setting is done). token: how many lie behind the
-    prompt already.
+    prompt already; a tensor where shapes must not change from step to step: then all of the buffer is looked at, and
+    there is a row for every example. in_place: states go where the old ones lie.
     """
 
     cache: Cache
     rows: Sequence[Int[Tensor, "R"]]
-    token: int
+    token: int | Int[Tensor, ""]
     tallies: Sequence[Tally]
-    visibles: dict[int | None, Visible] = field(default_factory=dict)
+    in_place: bool = False
+    visibles: dict[tuple[int | None, torch.device], Visible] = field(default_factory=dict)
+
+    @property
+    def end(self) -> int:
+        """How much of the buffer is looked at."""
+        return self.cache.prompt + (self.token + 1 if isinstance(self.token, int) else self.cache.room)
+
+    def visible(self, window: int | None, device: torch.device) -> Visible:
+        """The same for all layers of a window, so that what is derived from it is derived once."""
+        if (window, device) not in self.visibles:
+            visible = self.cache.visible(device, window, self.end, 1)
+            if not isinstance(self.token, int):
+                visible = replace(visible, place=self.cache.prompt + self.token)
+            self.visibles[window, device] = visible
+        return self.visibles[window, device]
 
     def attend(self, call: Call) -> Float[Tensor, "R H G 1 D"]:
         cache, layer = self.cache, self.cache.layers[call.layer]
-        if call.window not in self.visibles:
-            self.visibles[call.window] = cache.visible(self.token + 1, 1, call.window)
-        visible = self.visibles[call.window]
-        B, end = len(cache.valid), cache.prompt + self.token + 1
+        visible = self.visible(call.window, call.q.device)
+        B, end = len(cache.valid), self.end
         out = torch.empty_like(call.q)
         first = 0
         for setting, (method, examples) in enumerate(zip(cache.methods, self.rows, strict=True)):
             R = len(examples)
             if R == 0:
                 continue
+            examples = examples.to(call.q.device)
             q, k, v = (spread(x[first : first + R], examples, B) for x in (call.q, call.k, call.v))
             self.write(layer, setting, k, v)
             step = step_of(replace(call, q=q), layer, end, visible)
-            attended, layer.states[setting] = method.attend(step, layer.states[setting])
-            self.tallies[setting].note(attended, visible, step.head_size)
+            attended, state = method.attend(step, layer.states[setting])
+            self.remember(layer, setting, state)
+            self.tallies[setting].note(call.layer, attended, visible, step.head_size)
             out[first : first + R] = attended.out if B == R else attended.out[examples]
             first += R
         return out
 
-    def close(self) -> None:
-        """Count what the step moved, once all layers have attended."""
-        B = len(self.cache.valid)
-        for tally, examples in zip(self.tallies, self.rows, strict=True):
-            live = torch.zeros(B, 1, dtype=torch.bool, device=self.cache.valid.device)
-            live[examples] = True
-            tally.close(live, self.cache.examples)
+    def remember(self, layer: Layer, setting: int, state: Any) -> None:
+        if self.in_place:
+            tree_map(keep_in, layer.states[setting], state)
+        else:
+            layer.states[setting] = state
 
-    def write(self, layer: Layer, setting: int, k: Tensor, v: Tensor) -> None:
+    def close(self, live: Sequence[Bool[Tensor, "B 1"]] | None = None) -> None:
+        """Count what the step moved, once all layers have attended. live: by setting, where not all rows count."""
+        if live is None:
+            live = [torch.zeros(len(self.cache.valid), 1, dtype=torch.bool, device=rows.device) for rows in self.rows]
+            for alive, rows in zip(live, self.rows, strict=True):
+                alive[rows] = True
+        for tally, alive in zip(self.tallies, live, strict=True):
+            tally.close(alive, self.cache.examples)
+
+    def write(self, layer: Layer, setting: int, k: Float[Tensor, "B H 1 D"], v: Float[Tensor, "B H 1 D"]) -> None:
         """Put the new token behind the setting's tail, and the tail behind the prompt."""
-        P, t = self.cache.prompt, self.token
-        if not layer.tails_k:
-            layer.k[:, :, P + t], layer.v[:, :, P + t] = k[:, :, 0], v[:, :, 0]
-            return
-        for buffer, tail, new in ((layer.k, layer.tails_k[setting], k), (layer.v, layer.tails_v[setting], v)):
-            tail[:, :, t] = new[:, :, 0]
-            buffer[:, :, P : P + t + 1] = tail[:, :, : t + 1]
+        P, end = self.cache.prompt, self.end
+        at = torch.full((1,), self.token, device=k.device) if isinstance(self.token, int) else self.token.view(1)
+        for buffer, tails, new in ((layer.k, layer.tails_k, k), (layer.v, layer.tails_v, v)):
+            room = buffer[:, :, P:end]
+            if tails:
+                tail = tails[setting].index_copy_(2, at, new)
+                room.copy_(tail[:, :, : end - P])
+            else:
+                room.index_copy_(2, at, new)
+
+
+def keep_in(place: Any, value: Any) -> Any:
+    return place.copy_(value) if isinstance(value, Tensor) and value is not place else place
 
 
 def spread(x: Tensor, examples: Int[Tensor, "R"], B: int) -> Tensor:
@@ -171,25 +167,23 @@ class Score:
     examples: slice
     lengths: Int[Tensor, "b"]
     tally: Tally
-    elements: int = 2**21
 
     def attend(self, call: Call) -> Float[Tensor, "b H G T D"]:
         cache, layer, part = self.cache, self.cache.layers[call.layer], self.examples
-        B, H, G, T, D = call.q.shape
-        P = cache.prompt
+        T, D, P = *call.q.shape[3:], cache.prompt
         layer.k[part, :, P : P + T], layer.v[part, :, P : P + T] = call.k, call.v
-        visible = cache.visible(T, T, call.window)
+        visible = cache.visible(call.q.device, call.window, P + T, T)
         visible = replace(visible, valid=visible.valid[part])
         whole = step_of(call, layer, P + T, visible, part)
         method = cache.methods[self.setting]
         state = tree_map_only(Tensor, lambda x: x[part], layer.states[self.setting])
-        live = torch.arange(T, device=call.q.device) < self.lengths[:, None]
-        outs = []
-        rows = max(1, self.elements // (B * H * G * (P + T)))
-        for first in range(0, T, rows):
-            step = whole.narrow(first, min(first + rows, T))
+        live = torch.arange(T, device=self.lengths.device) < self.lengths[:, None]
+        outs, first = [], 0
+        for step in blocks(whole):
             attended, state = method.attend(step, state)
-            self.tally.note(attended, step.visible, D)
-            self.tally.close(live[:, first : first + rows], cache.examples[part])
+            self.tally.note(call.layer, attended, step.visible, D)
+            last = first + step.q.shape[3]
+            self.tally.close(live[:, first:last], cache.examples[part])
             outs.append(attended.out)
+            first = last
         return torch.cat(outs, dim=3)

@@ -47,16 +47,17 @@ class H2O(Method):
 
     def attend_one(self, step: Step, state: Ledger) -> tuple[Attended, Ledger]:
         """Evict down to k + 1, attend to what is left, add this query's weights to the ledger."""
-        age = step.visible.age[:, 0, None]  # (B, 1, S)
+        seen = step.visible.mask[:, 0, None]  # (B, 1, S)
         score, alive = grow(state, step.k.shape[2])
-        alive = alive & (age >= 0)
-        recent = (age >= 0) & (age <= (self.local or 0))
+        alive = alive & seen
+        recent = step.visible.recent(self.local or 0)[:, 0, None]
         ranked = score.masked_fill(~alive, -torch.inf).masked_fill(recent, torch.inf)
         index = ranked.topk(min(self.k + 1, ranked.shape[-1]), dim=-1, sorted=False).indices  # (B, H, N)
         keep = alive.gather(-1, index)
         out, weights = attend_at(step, index[:, :, None], keep[:, :, None])
         score = score.scatter_add(-1, index, weights.mean(dim=2)[:, :, 0])
-        survivors = torch.zeros_like(alive).scatter_(-1, index, keep)
+        # what cannot be seen yet is not evicted
+        survivors = torch.zeros_like(alive).scatter_(-1, index, keep) | ~seen
         selected = keep.sum(dim=-1, keepdim=True)
         # every candidate's score is read, every survivor's written back
         moved = (selected - 1) * 2 * step.head_size + 2 * step.head_size + alive.sum(-1, keepdim=True) + selected

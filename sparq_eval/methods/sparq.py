@@ -46,7 +46,7 @@ class SparQ(Method):
 
     def attend(self, step: Step, state: State) -> tuple[Attended, State]:
         scores = approximate(step, self.r)  # (B, H, G, T, S)
-        recent = (step.visible.age >= 0) & (step.visible.age <= (self.local or 0))
+        recent = step.visible.recent(self.local or 0)
         ranked = scores.sum(dim=2).masked_fill(recent[:, None], torch.inf)  # (B, H, T, S)
         index = ranked.topk(min(self.k + 1, ranked.shape[-1]), dim=-1, sorted=False).indices
         seen = step.visible.mask[:, None].expand_as(ranked).gather(-1, index)
@@ -62,7 +62,7 @@ class SparQ(Method):
             out = (covered * out + (1 - covered) * mean).to(step.v.dtype)
             moved = moved + 2 * D  # the mean value is read and written
         if state is not None:
-            state = state + step.v[:, :, -step.q.shape[3] :].float().sum(dim=2)
+            state = state + step.own_v.float().sum(dim=2)
         return Attended(out, selected, moved), state
 
     def transfers(self, S: float, shape: Shape) -> float:

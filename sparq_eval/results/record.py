@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,9 @@ class Row:
 
     prompt_tokens: before truncation, without special tokens. nominal, counted (and the same for dense): elements moved
     per generated token over all layers and key/value heads, by the paper's formula and as selected; counted is nan
-    where no decode step was taken. sparse_steps: of decode_steps, those that left something out. seconds: this
-    example's share.
+    where no decode step was taken. calls: attention calls of the decode steps that went through the method, over all
+    layers. sparse_steps: of decode_steps, those that left something out, mean over layers; layers_active: layers in
+    which that ever happened. seconds: this example's share.
     """
 
     index: int
@@ -60,7 +61,9 @@ class Row:
     counted: float
     counted_dense: float
     decode_steps: int
+    calls: int
     sparse_steps: float
+    layers_active: int
     truncated: bool
     finite: bool
     seconds: float

@@ -103,6 +103,8 @@ def write_tasks(folder: Path, name: str = "data.jsonl", **changes: Any) -> Path:
     for task, settings in TASKS.items():
         text = yaml.safe_dump({"task": task, **common, **settings, **changes})
         (folder / f"{task}.yaml").write_text(text, encoding="utf-8")
+    group = {"group": "my_texts", "task": ["my_start", {"task": "my_ending", "description": "Go on: "}]}
+    (folder / "my_texts.yaml").write_text(yaml.safe_dump(group), encoding="utf-8")
     return folder
 
 

@@ -275,6 +275,12 @@ def test_other_data_or_another_definition_is_another_record(
     assert {key for key in before if before[key] != other.task.source[key]} == {"sha256"}
 
 
+def test_a_group_is_all_its_tasks_with_what_it_says_of_them(folder: Path, tmp_path: Path) -> None:
+    cells = ran(folder, tmp_path, "my_texts", "my_start", samples=1)
+    assert [cell.task.name for cell in cells] == ["lm_eval/my_start", "lm_eval/my_ending"]
+    assert len(cells[1].requests[0].prompt) == len("<Go on: The capital of France is")
+
+
 def test_a_tag_is_all_its_tasks(folder: Path, tmp_path: Path) -> None:
     assert [cell.task.name for cell in ran(folder, tmp_path, "my_both", samples=1)] == [
         "lm_eval/my_choice",

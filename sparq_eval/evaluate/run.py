@@ -51,7 +51,9 @@ def run(settings: Settings) -> list[Cell]:
     check_family(checkpoint.config)
     shape = shape_of(checkpoint.config)
     resolved = list(dict.fromkeys(setting.resolve(shape) for setting in settings.settings))
-    tasks = {task.name: task for name in settings.tasks for task in open_tasks(name, settings, checkpoint)}
+    opened = [task for name in settings.tasks for task in open_tasks(name, settings, checkpoint)]
+    # groups may share a task
+    tasks = {(task.name, str(task.source)): task for task in opened}
     cells = [plan(task, settings, checkpoint, resolved, device) for task in tasks.values()]
     todo = sum(len(group) * len(requests) for cell in cells for group, requests in cell.missing().items())
     total = sum(len(cell.requests) * len(cell.settings) for cell in cells)

@@ -126,7 +126,7 @@ def test_lm_evals_command_line_runs_our_model(folder: Path, tmp_path: Path) -> N
     assert "|my_start" in done.stdout and "bits_per_byte" in done.stdout
     (results,) = tmp_path.rglob("results_*.json")
     config = json.loads(results.read_text(encoding="utf-8"))["config"]
-    assert config["method_settings"] == {"r": 2, "k": 4, "local": 1, "reallocate": False}
+    assert config["method_settings"].items() >= {"r": 2, "k": 4, "local": 1, "reallocate": False}.items()
     assert config["model_identity"]["source"] == "folder"
     assert len(list(tmp_path.rglob("samples_*.jsonl"))) == 2
 
@@ -141,7 +141,7 @@ def test_lm_evals_command_line_runs_our_model(folder: Path, tmp_path: Path) -> N
         ({"method": "sparq", "k": True}, "model_args k=True: must be a whole number"),
         ({"method": "sparq", "k": [8, 16]}, "must be a whole number"),
         ({"method": "sparq", "reallocate": 1}, "must be true or false or null"),
-        ({"method": "sparq", "k": 0}, "method sparq: k=0: at least one position"),
+        ({"method": "sparq", "k": 0}, "method sparq: k=0: a whole number of at least 1"),
         ({"method": "sparq", "r": 64}, "r=64: at most the model's head size, 8"),
         ({"dtype": "float8"}, "dtype=float8: must be one of auto, float32"),
         ({"device": "tpu"}, "device=tpu"),

@@ -3,14 +3,16 @@
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 import torch
 
 from sparq_eval.errors import UserError
+from sparq_eval.evaluate.provenance import peak_memory
 from sparq_eval.hf.cache import bytes_per_example
 from sparq_eval.hf.engine import Engine
+from sparq_eval.hf.workers import Workers
 from sparq_eval.methods import Method, Shape
 from sparq_eval.progress import say
 from sparq_eval.request import Answer, Request
@@ -18,16 +20,17 @@ from sparq_eval.request import Answer, Request
 
 @dataclass(frozen=True)
 class Batch:
-    """Answers by method, then by request; seconds that they took together; whether all of the batch was answered."""
+    """Answers by method, then by request; seconds that they took together; bytes held at most until then."""
 
     requests: Sequence[Request]
     answers: Sequence[Sequence[Answer]]
     seconds: float
     size: int
+    peak_memory: int
 
 
 def answer_all(
-    engine: Engine, requests: Sequence[Request], methods: Sequence[Method], batch_size: int
+    engine: Engine | Workers, requests: Sequence[Request], methods: Sequence[Method], batch_size: int
 ) -> Iterator[Batch]:
     """Answer all requests, longest prompts first so that batches are even and memory runs out early if it does.
 
@@ -36,6 +39,13 @@ def answer_all(
     alike = defaultdict(list)
     for request in sorted(requests, key=lambda request: -len(request.prompt)):
         alike[fitted(methods, request)].append(request)
+    if isinstance(engine, Workers):
+        # each process runs this function on one part after another
+        ordered = [request for waiting in alike.values() for request in waiting]
+        own = {request: request for request in ordered}
+        for batch in engine.share(answer_all, ordered, methods, batch_size):
+            yield replace(batch, requests=[own[request] for request in batch.requests])
+        return
     size = batch_size
     for fit, waiting in alike.items():
         while waiting:
@@ -51,7 +61,8 @@ def answer_all(
             if answers is None:
                 size = halve(len(batch), len(batch[0].prompt), len(methods))
                 continue
-            yield Batch(batch, answers, time.monotonic() - start, size)
+            seconds = time.monotonic() - start
+            yield Batch(batch, answers, seconds, size, peak_memory(engine.placement.devices))
             waiting = waiting[len(batch) :]
 
 

@@ -12,13 +12,14 @@ from sparq_eval.errors import UserError
 from sparq_eval.evaluate.batches import Batch, answer_all, fitting_batch
 from sparq_eval.evaluate.compression import Solved, solve
 from sparq_eval.evaluate.expand import Setting
-from sparq_eval.evaluate.provenance import peak_memory, provenance, versions
+from sparq_eval.evaluate.provenance import provenance, versions
 from sparq_eval.evaluate.settings import Settings
 from sparq_eval.harness.task import Data, Protocol, Task, open_task
 from sparq_eval.hf.checkpoint import Checkpoint, open_checkpoint, torch_dtype
 from sparq_eval.hf.engine import Engine
 from sparq_eval.hf.families import check_family, context_length, layer_windows, shape_of
-from sparq_eval.hf.seam import NAME
+from sparq_eval.hf.placement import find_devices, place
+from sparq_eval.hf.workers import Workers, on_one, start
 from sparq_eval.progress import progress, say
 from sparq_eval.request import Answer, Request
 from sparq_eval.results.record import Identity, Row
@@ -61,7 +62,7 @@ class Cell:
 
 def run(settings: Settings) -> list[Cell]:
     """Measure what the results do not hold yet. Raises UserError before any weights are read if something is wrong."""
-    device = find_device(settings.device)
+    device = find_devices(settings.device)[0]
     checkpoint = open_checkpoint(**named(settings.model))
     check_family(checkpoint.config)
     shape = shape_of(checkpoint.config)
@@ -75,12 +76,12 @@ def run(settings: Settings) -> list[Cell]:
             cell.say_missed()
         return cells
     count = len({setting for cell in cells for setting in cell.settings})
-    say(f"{todo:,} of {total:,} answers to compute: {count} settings, {checkpoint.name} on {device}")
-    model = checkpoint.load(settings.dtype, str(device), attention=NAME)
-    engine = Engine(model, checkpoint.tokenizer, settings.accounting)
-    for cell in cells:
-        measure(cell, engine, settings)
-        cell.say_missed()
+    placement = place(settings.device, checkpoint, settings.dtype)
+    say(f"{todo:,} of {total:,} answers to compute: {count} settings, {checkpoint.name}, {placement}")
+    with start(checkpoint, settings.dtype, placement, settings.accounting) as engine:
+        for cell in cells:
+            measure(cell, engine, settings)
+            cell.say_missed()
     return cells
 
 
@@ -164,9 +165,9 @@ def identity_of(
     )
 
 
-def measure(cell: Cell, engine: Engine, settings: Settings) -> None:
+def measure(cell: Cell, engine: Engine | Workers, settings: Settings) -> None:
     """Answer what is missing, batch by batch; each batch is on disk before the next begins."""
-    history = provenance(engine.device) | {"config": settings.config}
+    history = provenance(engine.placement) | {"config": settings.config}
     groups = cell.missing()
     effort = {id(r): len(r.prompt) + r.steps + len(r.forced) for requests in groups.values() for r in requests}
     with progress(cell.task.name, sum(effort.values()), "tokens") as advance:
@@ -174,7 +175,7 @@ def measure(cell: Cell, engine: Engine, settings: Settings) -> None:
             chosen = [cell.settings[n] for n in group]
             size = settings.batch_size or fitting(engine, requests, len(chosen))
             for batch in answer_all(engine, requests, [setting.method for setting in chosen], size):
-                facts = history | {"batch_size": batch.size, "peak_memory": peak_memory(engine.device)}
+                facts = history | {"batch_size": batch.size, "peak_memory": batch.peak_memory}
                 for n, answers in zip(group, batch.answers, strict=True):
                     asked = cell.asked(cell.settings[n])
                     own = facts | {"requested_ratios": asked} if asked else facts
@@ -210,25 +211,14 @@ def rows_of(task: Task, batch: Batch, answers: Sequence[Answer]) -> list[Row]:
     ]
 
 
+@on_one
 def fitting(engine: Engine, requests: Sequence[Request], settings: int) -> int:
-    config = engine.model.config.get_text_config()
-    layers, itemsize = config.num_hidden_layers, engine.model.dtype.itemsize
-    return fitting_batch(requests, settings, shape_of(config), layers, itemsize, engine.device)
-
-
-def find_device(name: str) -> torch.device:
-    """The device that a name means. Raises UserError where there is no such device."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise UserError(f"device={name}: must be auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device={name}: torch sees {torch.cuda.device_count()} CUDA devices here; try device=cpu")
-    return device
+    """How many examples to prefill together: as many as fit the device with the least room for its layers' cache."""
+    shape, itemsize = shape_of(engine.model.config.get_text_config()), engine.model.dtype.itemsize
+    return min(
+        fitting_batch(requests, settings, shape, layers, itemsize, device)
+        for device, layers in engine.layers_by_device.items()
+    )
 
 
 BUNDLED_TEXT = ("wikitext_bpc", "repetition", "needle")

@@ -12,7 +12,8 @@ from sparq_eval.errors import UserError
 from sparq_eval.evaluate.provenance import peak_memory
 from sparq_eval.hf.cache import bytes_per_example
 from sparq_eval.hf.engine import Engine
-from sparq_eval.hf.workers import Workers
+from sparq_eval.hf.families import shape_of
+from sparq_eval.hf.workers import Workers, on_one
 from sparq_eval.methods import Method, Shape
 from sparq_eval.progress import say
 from sparq_eval.request import Answer, Request
@@ -91,6 +92,16 @@ def halve(size: int, longest: int, methods: int) -> int:
         )
     say(f"out of memory with {size} examples at a time: going on with {size // 2}")
     return size // 2
+
+
+@on_one
+def fitting(engine: Engine, requests: Sequence[Request], settings: int) -> int:
+    """How many examples to prefill together: as many as fit the device with the least room for its layers' cache."""
+    shape, itemsize = shape_of(engine.model.config.get_text_config()), engine.model.dtype.itemsize
+    return min(
+        fitting_batch(requests, settings, shape, layers, itemsize, device)
+        for device, layers in engine.layers_by_device.items()
+    )
 
 
 def fitting_batch(

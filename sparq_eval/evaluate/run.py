@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from sparq_eval.errors import UserError
-from sparq_eval.evaluate.batches import Batch, answer_all, fitting_batch
+from sparq_eval.evaluate.batches import Batch, answer_all, fitting
 from sparq_eval.evaluate.compression import Solved, solve
 from sparq_eval.evaluate.expand import Setting
 from sparq_eval.evaluate.provenance import provenance, versions
@@ -19,7 +19,7 @@ from sparq_eval.hf.checkpoint import Checkpoint, open_checkpoint, torch_dtype
 from sparq_eval.hf.engine import Engine
 from sparq_eval.hf.families import check_family, context_length, layer_windows, shape_of
 from sparq_eval.hf.placement import find_devices, place
-from sparq_eval.hf.workers import Workers, on_one, start
+from sparq_eval.hf.workers import Workers, start
 from sparq_eval.progress import progress, say
 from sparq_eval.request import Answer, Request
 from sparq_eval.results.record import Identity, Row
@@ -209,16 +209,6 @@ def rows_of(task: Task, batch: Batch, answers: Sequence[Answer]) -> list[Row]:
         )
         for request, answer in zip(batch.requests, answers, strict=True)
     ]
-
-
-@on_one
-def fitting(engine: Engine, requests: Sequence[Request], settings: int) -> int:
-    """How many examples to prefill together: as many as fit the device with the least room for its layers' cache."""
-    shape, itemsize = shape_of(engine.model.config.get_text_config()), engine.model.dtype.itemsize
-    return min(
-        fitting_batch(requests, settings, shape, layers, itemsize, device)
-        for device, layers in engine.layers_by_device.items()
-    )
 
 
 BUNDLED_TEXT = ("wikitext_bpc", "repetition", "needle")

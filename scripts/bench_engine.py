@@ -76,7 +76,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     requests = [replace(request, steps=STEPS) for request in task.requests(options.samples)]
     side = measure_hflm if options.only == "hflm" else measure_ours
     seconds, lines = side(options, checkpoint, requests)
-    return {"seconds": seconds, "peak": peak_memory(torch.device(options.device)), "lines": lines}
+    return {"seconds": seconds, "peak": peak_memory([torch.device(options.device)]), "lines": lines}
 
 
 def measure_ours(

@@ -19,12 +19,13 @@ from sparq_eval.errors import UserError
 from sparq_eval.evaluate.batches import answer_all
 from sparq_eval.evaluate.documents import note_prefilled
 from sparq_eval.evaluate.expand import Setting
-from sparq_eval.evaluate.run import find_device, fitting, named
+from sparq_eval.evaluate.run import fitting, named
 from sparq_eval.evaluate.settings import choice, whole_number
 from sparq_eval.harness.lm import EngineLM, hand_over
 from sparq_eval.hf.checkpoint import Checkpoint, open_checkpoint
 from sparq_eval.hf.engine import Engine
 from sparq_eval.hf.families import check_family, context_length, shape_of
+from sparq_eval.hf.placement import find_device
 from sparq_eval.hf.seam import NAME
 from sparq_eval.methods import Method
 from sparq_eval.progress import progress

@@ -20,6 +20,7 @@ class Small:
 
     def __init__(self, engine: Engine, most: int, error: type[Exception]) -> None:
         self.engine, self.most, self.error = engine, most, error
+        self.placement = engine.placement
         self.sizes: list[int] = []
 
     def answer(self, requests: Sequence[Request], *methods: Sequence[Method]) -> list[list[Answer]]:

@@ -3,14 +3,17 @@
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 import torch
 
 from sparq_eval.errors import UserError
+from sparq_eval.evaluate.provenance import peak_memory
 from sparq_eval.hf.cache import bytes_per_example
 from sparq_eval.hf.engine import Engine
+from sparq_eval.hf.families import shape_of
+from sparq_eval.hf.workers import Workers, on_one
 from sparq_eval.methods import Method, Shape
 from sparq_eval.progress import say
 from sparq_eval.request import Answer, Request
@@ -18,16 +21,17 @@ from sparq_eval.request import Answer, Request
 
 @dataclass(frozen=True)
 class Batch:
-    """Answers by method, then by request; seconds that they took together; whether all of the batch was answered."""
+    """Answers by method, then by request; seconds that they took together; bytes held at most until then."""
 
     requests: Sequence[Request]
     answers: Sequence[Sequence[Answer]]
     seconds: float
     size: int
+    peak_memory: int
 
 
 def answer_all(
-    engine: Engine,
+    engine: Engine | Workers,
     requests: Sequence[Request],
     methods: Sequence[Method],
     batch_size: int,
@@ -41,6 +45,13 @@ def answer_all(
     alike = defaultdict(list)
     for request in sorted(requests, key=lambda request: -len(request.prompt)):
         alike[fitted(methods, request), fitted(context_methods, request)].append(request)
+    if isinstance(engine, Workers):
+        # each process runs this function on one part after another
+        ordered = [request for waiting in alike.values() for request in waiting]
+        own = {request: request for request in ordered}
+        for batch in engine.share(answer_all, ordered, methods, batch_size, context_methods):
+            yield replace(batch, requests=[own[request] for request in batch.requests])
+        return
     size = batch_size
     for both, waiting in alike.items():
         while waiting:
@@ -56,7 +67,8 @@ def answer_all(
             if answers is None:
                 size = halve(len(batch), len(batch[0].prompt), len(methods) + len(context_methods))
                 continue
-            yield Batch(batch, answers, time.monotonic() - start, size)
+            seconds = time.monotonic() - start
+            yield Batch(batch, answers, seconds, size, peak_memory(engine.placement.devices))
             waiting = waiting[len(batch) :]
 
 
@@ -85,6 +97,16 @@ def halve(size: int, longest: int, methods: int) -> int:
         )
     say(f"out of memory with {size} examples at a time: going on with {size // 2}")
     return size // 2
+
+
+@on_one
+def fitting(engine: Engine, requests: Sequence[Request], settings: int) -> int:
+    """How many examples to prefill together: as many as fit the device with the least room for its layers' cache."""
+    shape, itemsize = shape_of(engine.model.config.get_text_config()), engine.model.dtype.itemsize
+    return min(
+        fitting_batch(requests, settings, shape, layers, itemsize, device)
+        for device, layers in engine.layers_by_device.items()
+    )
 
 
 def fitting_batch(

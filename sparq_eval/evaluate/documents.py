@@ -27,7 +27,7 @@ def whole(batches: Iterable[Batch], requests: Sequence[Request]) -> Iterator[Bat
         waiting = [one for one in waiting if left[one[0].index]]
         if done:
             chosen, answers, seconds = zip(*done, strict=True)
-            yield Batch(chosen, list(zip(*answers, strict=True)), math.fsum(seconds), batch.size)
+            yield Batch(chosen, list(zip(*answers, strict=True)), math.fsum(seconds), batch.size, batch.peak_memory)
 
 
 def note_prefilled(what: str, requests: Sequence[Request]) -> None:

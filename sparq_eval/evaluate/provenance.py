@@ -5,12 +5,16 @@ import platform
 import resource
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from sparq_eval.hf.placement import Placement
 
 PACKAGES = ("sparq_eval", "torch", "transformers", "lm_eval")
 
@@ -20,7 +24,7 @@ def versions() -> dict[str, str]:
     return {name: version(name).split("+")[0] for name in PACKAGES}
 
 
-def provenance(device: torch.device) -> dict[str, Any]:
+def provenance(placement: Placement) -> dict[str, Any]:
     """The part of a record's history that is known when a run starts."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -28,7 +32,8 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "commit": commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "device": device_name(device),
+        "device": device_names(placement.devices),
+        "placement": str(placement),
         "threads": torch.get_num_threads(),
     }
 
@@ -67,9 +72,15 @@ def device_name(device: torch.device) -> str:
     return f"{model}, {os.cpu_count()} cores"
 
 
-def peak_memory(device: torch.device) -> int:
-    """Most bytes held at a time: on a CUDA device by torch, else by this process since it began."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+def device_names(devices: Sequence[torch.device]) -> str:
+    """Each kind of device once, with how many there are; copies on one CPU count as one."""
+    names = Counter(device_name(device) for device in dict.fromkeys(devices))
+    return ", ".join(f"{count} x {name}" if count > 1 else name for name, count in names.items())
+
+
+def peak_memory(devices: Sequence[torch.device]) -> int:
+    """Most bytes held at a time: on CUDA devices by torch, else by this process since it began."""
+    if devices[0].type == "cuda":
+        return sum(torch.cuda.max_memory_allocated(device) for device in devices)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

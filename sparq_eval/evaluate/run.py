@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from sparq_eval.errors import UserError
-from sparq_eval.evaluate.batches import Batch, answer_all, fitting_batch
+from sparq_eval.evaluate.batches import Batch, answer_all, fitting
 from sparq_eval.evaluate.compression import Solved, solve
 from sparq_eval.evaluate.documents import joined, note_prefilled, whole
 from sparq_eval.evaluate.expand import Setting
-from sparq_eval.evaluate.provenance import peak_memory, provenance, versions
+from sparq_eval.evaluate.provenance import provenance, versions
 from sparq_eval.evaluate.settings import Settings
 from sparq_eval.harness.library import LIBRARY, open_library
 from sparq_eval.harness.lm import EngineLM
@@ -22,8 +22,9 @@ from sparq_eval.harness.task import Data, Protocol, Task, open_task
 from sparq_eval.hf.checkpoint import Checkpoint, open_checkpoint, torch_dtype
 from sparq_eval.hf.engine import Engine
 from sparq_eval.hf.families import check_family, context_length, layer_windows, shape_of
-from sparq_eval.hf.seam import NAME
+from sparq_eval.hf.placement import find_devices, place
 from sparq_eval.hf.selfcheck import self_check
+from sparq_eval.hf.workers import Workers, start
 from sparq_eval.progress import progress, say
 from sparq_eval.request import Answer, Request
 from sparq_eval.results.record import Identity, Row
@@ -66,7 +67,7 @@ class Cell:
 
 def run(settings: Settings) -> list[Cell]:
     """Measure what the results do not hold yet. Raises UserError before any weights are read if something is wrong."""
-    device = find_device(settings.device)
+    device = find_devices(settings.device)[0]
     checkpoint = open_checkpoint(**named(settings.model))
     check_family(checkpoint.config)
     shape = shape_of(checkpoint.config)
@@ -83,13 +84,13 @@ def run(settings: Settings) -> list[Cell]:
             cell.say_missed()
         return cells
     count = len({setting for cell in cells for setting in cell.settings})
-    say(f"{todo:,} of {total:,} answers to compute: {count} settings, {checkpoint.name} on {device}")
-    model = checkpoint.load(settings.dtype, str(device), attention=NAME)
-    engine = Engine(model, checkpoint.tokenizer, settings.accounting)
-    checked = check(engine, cells) if settings.selfcheck else "off"
-    for cell in cells:
-        measure(cell, engine, settings, checked)
-        cell.say_missed()
+    placement = place(settings.device, checkpoint, settings.dtype)
+    say(f"{todo:,} of {total:,} answers to compute: {count} settings, {checkpoint.name}, {placement}")
+    with start(checkpoint, settings.dtype, placement, settings.accounting) as engine:
+        checked = check(engine, cells) if settings.selfcheck else "off"
+        for cell in cells:
+            measure(cell, engine, settings, checked)
+            cell.say_missed()
     return cells
 
 
@@ -188,12 +189,12 @@ def identity_of(
     )
 
 
-def check(engine: Engine, cells: Sequence[Cell]) -> dict[str, Any]:
+def check(engine: Engine | Workers, cells: Sequence[Cell]) -> dict[str, Any]:
     """What the self-check measured. UserError where this model is not evaluated rightly here."""
-    start = time.monotonic()
+    began = time.monotonic()
     methods = {setting.method: None for cell in cells for setting in cell.settings}
     found = self_check(engine, [request for cell in cells for request in cell.requests], list(methods))
-    seconds, left = time.monotonic() - start, found["not_checked"]
+    seconds, left = time.monotonic() - began, found["not_checked"]
     say(
         f"self-check in {seconds:.1f} s: logits within {found['eager']:.1g} of eager attention, within "
         f"{found['padded']:.1g} when padded" + (f"; not checked: {', '.join(left)}" if left else "")
@@ -201,12 +202,12 @@ def check(engine: Engine, cells: Sequence[Cell]) -> dict[str, Any]:
     return found
 
 
-def measure(cell: Cell, engine: Engine, settings: Settings, checked: Any) -> None:
+def measure(cell: Cell, engine: Engine | Workers, settings: Settings, checked: Any) -> None:
     """Answer what is missing, batch by batch; each batch is on disk before the next begins.
 
     checked: what the self-check found, for the records.
     """
-    history = provenance(engine.device) | {"selfcheck": checked, "config": settings.config}
+    history = provenance(engine.placement) | {"selfcheck": checked, "config": settings.config}
     groups = cell.missing()
     effort = {id(r): len(r.prompt) + r.steps + len(r.forced) for requests in groups.values() for r in requests}
     with progress(cell.task.name, sum(effort.values()), "tokens") as advance:
@@ -220,7 +221,7 @@ def measure(cell: Cell, engine: Engine, settings: Settings, checked: Any) -> Non
             )
             batches = answer_all(engine, requests, methods, size, from_context)
             for batch in whole(batches, requests):
-                facts = history | {"batch_size": batch.size, "peak_memory": peak_memory(engine.device)}
+                facts = history | {"batch_size": batch.size, "peak_memory": batch.peak_memory}
                 for n, answers in zip(group, batch.answers, strict=True):
                     asked = cell.asked(cell.settings[n])
                     own = facts | {"requested_ratios": asked} if asked else facts
@@ -255,27 +256,6 @@ def rows_of(task: Task, batch: Batch, answers: Sequence[Answer]) -> list[Row]:
         )
         for request, answer in examples
     ]
-
-
-def fitting(engine: Engine, requests: Sequence[Request], settings: int) -> int:
-    config = engine.model.config.get_text_config()
-    layers, itemsize = config.num_hidden_layers, engine.model.dtype.itemsize
-    return fitting_batch(requests, settings, shape_of(config), layers, itemsize, engine.device)
-
-
-def find_device(name: str) -> torch.device:
-    """The device that a name means. Raises UserError where there is no such device."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise UserError(f"device={name}: must be auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device={name}: torch sees {torch.cuda.device_count()} CUDA devices here; try device=cpu")
-    return device
 
 
 BUNDLED_TEXT = ("wikitext_bpc", "repetition", "needle")

@@ -37,7 +37,7 @@ class Settings:
     needle_depths: int
     batch_size: int | None
     dtype: str
-    device: str
+    device: str | Sequence[str]
     results_dir: Path
     selfcheck: bool
     config: Mapping[str, Any]
@@ -66,7 +66,7 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
         needle_depths=whole_number("needle.depths", config["needle"]["depths"]),
         batch_size=None if config["batch_size"] == "auto" else whole_number("batch_size", config["batch_size"]),
         dtype=choice("dtype", config["dtype"], ("auto", "float32", "bfloat16", "float16")),
-        device=str(config["device"]),
+        device=config["device"] if isinstance(config["device"], list) else str(config["device"]),
         results_dir=Path(config["results_dir"]),
         # on and off are booleans in YAML, words on the command line
         selfcheck=choice("selfcheck", config["selfcheck"], (True, False, "on", "off")) in (True, "on"),

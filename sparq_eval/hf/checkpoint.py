@@ -84,11 +84,17 @@ class Checkpoint:
         known = [found] if isinstance(found, int) else found or []
         return tuple(dict.fromkeys(token for token in (*known, self.tokenizer.eos_token_id) if token is not None))
 
-    def load(self, dtype: str = "auto", device: str = "cpu", attention: str = "sparq_eval") -> PreTrainedModel:
+    def load(
+        self,
+        dtype: str = "auto",
+        device: str = "cpu",
+        attention: str = "sparq_eval",
+        modules: Mapping[str, int | str] | None = None,
+    ) -> PreTrainedModel:
         """The model in eval mode, its weights read straight into `dtype` on `device`.
 
         dtype=auto is float32 on a CPU and the checkpoint's own elsewhere. `attention` is a name in transformers'
-        attention interface.
+        attention interface. modules: where each module goes, if not all to `device`.
         """
         kind = torch_dtype(dtype, device, self.config)
         if not sys.stderr.isatty():
@@ -105,7 +111,7 @@ class Checkpoint:
                 config=config,
                 dtype=kind,
                 attn_implementation=attention,
-                device_map={"": device},
+                device_map=dict(modules) if modules else {"": device},
                 key_mapping=WRAPPED[self.wrapped_in] if self.wrapped_in else None,
                 use_safetensors=True,
                 output_loading_info=True,
@@ -114,6 +120,11 @@ class Checkpoint:
             raise UserError(
                 f"model={self.name}: no safetensors weights could be read from {self.folder_or_id} "
                 f"({_first_line(error)}); pickled weights are not read"
+            ) from error
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"device={device}: memory ran out while {self.name} was loaded ({_first_line(error)}); another process "
+                "may be using the GPU"
             ) from error
         if missing := sorted(report["missing_keys"]):
             raise UserError(

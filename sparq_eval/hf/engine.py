@@ -1,7 +1,8 @@
 """One prefill a batch, then every setting answers from it together."""
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from sparq_eval.hf.cache import Cache
 from sparq_eval.hf.families import layer_windows, shape_of
 from sparq_eval.hf.generation import Generation
 from sparq_eval.hf.phases import Decode, Prefill, Score
+from sparq_eval.hf.placement import Placement
 from sparq_eval.hf.seam import Session
 from sparq_eval.hf.tally import Tally
 from sparq_eval.methods import Dense, Method
@@ -36,9 +38,7 @@ class Engine:
     can_record: bool = True
 
     def __post_init__(self) -> None:
-        self.can_record &= (
-            self.device.type == "cuda" and len(set(getattr(self.model, "hf_device_map", {}).values())) < 2
-        )
+        self.can_record &= self.device.type == "cuda" and not self.placement.split
 
     @torch.inference_mode()
     def answer(
@@ -120,6 +120,20 @@ class Engine:
     @property
     def device(self) -> torch.device:
         return self.model.device
+
+    @property
+    def placement(self) -> Placement:
+        devices = tuple(dict.fromkeys(weight.device for weight in self.model.parameters()))
+        return Placement(devices, split=len(devices) > 1)
+
+    @property
+    def layers_by_device(self) -> Mapping[torch.device, int]:
+        """How many layers, and so how many layers' caches, lie on each device."""
+        if not self.placement.split:
+            return {self.device: self.layers}
+        whole = self.model._no_split_modules
+        layers = [module for module in self.model.modules() if type(module).__name__ in whole]
+        return Counter(next(layer.parameters()).device for layer in layers)
 
     @property
     def layers(self) -> int:

@@ -1,8 +1,8 @@
 """What a layer's attention does in each phase of a batch: prefill, decoding, scoring."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,6 +16,19 @@ from sparq_eval.hf.seam import Call
 from sparq_eval.hf.tally import Tally
 from sparq_eval.ops import Prompt, blocks, logits, mix, softmax
 from sparq_eval.step import Step, Visible
+
+# what layers of one window on one device see is the same, and what is derived from it is derived once
+Visibles = dict[tuple[int | None, torch.device], Visible]
+Key = TypeVar("Key")
+Made = TypeVar("Made")
+
+
+def once(kept: dict[Key, Made], key: Key, make: Callable[[], Made]) -> Made:
+    """What `make` gives, made for the first layer that asks for it."""
+    if key not in kept:
+        kept[key] = make()
+    return kept[key]
+
 
 # cuDNN's would make a plan for each length of a prompt, which takes longer than attending
 KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
@@ -32,17 +45,19 @@ class Prefill:
     """Dense attention over the prompt, after which every method may look at it once."""
 
     cache: Cache
+    visibles: Visibles = field(default_factory=dict)
 
     def attend(self, call: Call) -> Float[Tensor, "B H G T D"]:
-        cache = self.cache
+        cache, device = self.cache, call.q.device
         if call.layer in cache.layers:
             raise RuntimeError(f"layer {call.layer} attended twice to one prompt")
         cache.layers[call.layer] = layer = cache.make_layer(call.k, call.v)
-        visible = cache.visible(call.q.device, call.window, cache.prompt, cache.prompt)
+        P = cache.prompt
+        visible = once(self.visibles, (call.window, device), lambda: cache.visible(device, call.window, P, P))
         step = Prompt(call.q, call.k, call.v, visible, call.scale, call.softcap, call.sinks)
         layer.states = [method.prefill(step) for method in cache.methods]
         if cache.question is not None:
-            context = step.begin(cache.question.to(call.q.device))
+            context = step.begin(cache.question.to(device))
             layer.early = [method.prefill(context) for method in cache.context_methods]
         return attend_densely(step)
 
@@ -52,7 +67,7 @@ def attend_densely(step: Prompt) -> Float[Tensor, "B H G T D"]:
     T, window = step.q.shape[3], step.visible.window
     plain = step.softcap is None and step.sinks is None and (window is None or window >= T)
     # left padding: the number of invalid positions is where the prompt begins
-    starts = (~step.visible.valid).sum(dim=1).tolist()
+    starts = step.visible.once("starts", lambda: (~step.visible.valid).sum(dim=1).tolist())
     out = torch.zeros_like(step.q)
     for b, start in enumerate(starts):
         q, k, v = (x[b : b + 1, ..., start:, :] for x in (step.q, step.k, step.v))
@@ -83,7 +98,8 @@ class Decode:
     token: int | Int[Tensor, ""]
     tallies: Sequence[Tally]
     in_place: bool = False
-    visibles: dict[tuple[int | None, torch.device], Visible] = field(default_factory=dict)
+    visibles: Visibles = field(default_factory=dict)
+    places: dict[torch.device, list[Tensor]] = field(default_factory=dict)
 
     @property
     def end(self) -> int:
@@ -91,25 +107,20 @@ class Decode:
         return self.cache.prompt + (self.token + 1 if isinstance(self.token, int) else self.cache.room)
 
     def visible(self, window: int | None, device: torch.device) -> Visible:
-        """The same for all layers of a window, so that what is derived from it is derived once."""
-        if (window, device) not in self.visibles:
-            visible = self.cache.visible(device, window, self.end, 1)
-            if not isinstance(self.token, int):
-                visible = replace(visible, place=self.cache.prompt + self.token)
-            self.visibles[window, device] = visible
-        return self.visibles[window, device]
+        visible = self.cache.visible(device, window, self.end, 1)
+        return visible if isinstance(self.token, int) else replace(visible, place=self.cache.prompt + self.token)
 
     def attend(self, call: Call) -> Float[Tensor, "R H G 1 D"]:
-        cache, layer = self.cache, self.cache.layers[call.layer]
-        visible = self.visible(call.window, call.q.device)
+        cache, layer, device = self.cache, self.cache.layers[call.layer], call.q.device
+        visible = once(self.visibles, (call.window, device), lambda: self.visible(call.window, device))
+        rows = once(self.places, device, lambda: [examples.to(device) for examples in self.rows])
         B, end = len(cache.valid), self.end
         out = torch.empty_like(call.q)
         first = 0
-        for setting, (method, examples) in enumerate(zip(cache.methods, self.rows, strict=True)):
+        for setting, (method, examples) in enumerate(zip(cache.methods, rows, strict=True)):
             R = len(examples)
             if R == 0:
                 continue
-            examples = examples.to(call.q.device)
             q, k, v = (spread(x[first : first + R], examples, B) for x in (call.q, call.k, call.v))
             self.write(layer, setting, k, v)
             step = step_of(replace(call, q=q), layer, end, visible)
@@ -172,12 +183,14 @@ class Score:
     examples: slice
     lengths: Int[Tensor, "b"]
     tally: Tally
+    visibles: Visibles = field(default_factory=dict)
 
     def attend(self, call: Call) -> Float[Tensor, "b H G T D"]:
         cache, layer, part = self.cache, self.cache.layers[call.layer], self.examples
         T, D, P = *call.q.shape[3:], cache.prompt
         layer.k[part, :, P : P + T], layer.v[part, :, P : P + T] = call.k, call.v
-        visible = cache.visible(call.q.device, call.window, P + T, T)
+        device = call.q.device
+        visible = once(self.visibles, (call.window, device), lambda: cache.visible(device, call.window, P + T, T))
         visible = replace(visible, valid=visible.valid[part])
         whole = step_of(call, layer, P + T, visible, part)
         method = cache.methods[self.setting]

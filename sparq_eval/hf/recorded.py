@@ -68,7 +68,8 @@ class Recorded:
         """Record a step; where the model's code cannot be, say so once and go on without."""
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.device(self.token.device), torch.cuda.graph(graph):
+            # a graph records what happens on the current device
+            with torch.cuda.device(self.engine.device), torch.cuda.graph(graph):
                 self.logits = self.step(in_place=True)
         except RuntimeError as error:
             say(f"this model's step cannot be recorded ({str(error).splitlines()[0]}): decoding launches every kernel")

@@ -19,6 +19,7 @@ from sparq_eval.hf.families import layer_windows, shape_of
 from sparq_eval.hf.phases import Decode
 from sparq_eval.hf.seam import NAME
 from sparq_eval.hf.tally import Tally
+from sparq_eval.hf.workers import on_one
 from sparq_eval.methods import Dense, Method
 from sparq_eval.request import Request
 
@@ -37,6 +38,7 @@ class Check:
     tolerance: float
 
 
+@on_one
 def self_check(engine: Engine, requests: Sequence[Request], methods: Sequence[Method]) -> dict[str, Any]:
     """The largest error of each law, as JSON values. Raises UserError that says what differed and by how much."""
     shape = shape_of(engine.model.config.get_text_config())

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 class Request:
     """One example of a task, ready for a model.
 
+    part: which of its example's requests it is, where there are several (the options of a multiple choice).
     prompt: token ids, special tokens included, truncated if the run truncates.
     prompt_tokens: tokens of the whole prompt without special tokens and before truncation: S in the paper's formulas.
+    Of a text that is scored without a prompt, the mean number of tokens before each of its own.
     steps: tokens to generate, at most. `until` ends the answer earlier, before the first of these strings that comes
-    after the output's first letter or digit.
+    after the output's first letter or digit; `ends` are token ids that end it.
+    literal: strings of `until` count from the output's first character, and special tokens are no part of it.
     forced: where the task gives the text itself, its token ids: they are scored and nothing is generated.
     context: the first tokens of `prompt` that are the task's context (0 where it has none).
     """
@@ -24,6 +27,9 @@ class Request:
     forced: tuple[int, ...] = ()
     context: int = 0
     truncated: bool = False
+    part: int = 0
+    ends: tuple[int, ...] = ()
+    literal: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ class Certificate:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one setting answered to one request.
+    """What one setting answered to one request, whose `index` and `part` it has.
 
     tokens: generated ids (cut at `until`), or the forced ones; output: their text.
     loglikelihood: sum of log-probabilities in nats of the forced tokens (None when generating); greedy: whether each of
@@ -74,3 +80,4 @@ class Answer:
     loglikelihood: float | None = None
     greedy: bool | None = None
     finite: bool = True
+    part: int = 0

@@ -23,11 +23,11 @@ class Small:
         self.placement = engine.placement
         self.sizes: list[int] = []
 
-    def answer(self, requests: Sequence[Request], methods: Sequence[Method]) -> list[list[Answer]]:
+    def answer(self, requests: Sequence[Request], *methods: Sequence[Method]) -> list[list[Answer]]:
         self.sizes.append(len(requests))
         if len(requests) > self.most:
             raise self.error("DefaultCPUAllocator: can't allocate memory")
-        return self.engine.answer(requests, methods)
+        return self.engine.answer(requests, *methods)
 
 
 def answers_by_index(engine: Any, requests: Sequence[Request], size: int) -> dict[int, tuple[int, ...]]:

@@ -125,6 +125,11 @@ def test_two_processes_answer_as_one(workers: Workers, size: int) -> None:
     assert {id(request) for batch in together for request in batch.requests} == {id(request) for request in REQUESTS}
 
 
+def test_prompts_from_their_context_are_shared_too(workers: Workers) -> None:
+    alone = answer_all(load_tiny(workers.placement), asked(), METHODS[:1], 2, METHODS)
+    assert answers_of(list(answer_all(workers, asked(), METHODS[:1], 2, METHODS))) == answers_of(list(alone))
+
+
 def test_workers_look_like_an_engine(workers: Workers) -> None:
     engine = load_tiny(workers.placement)
     forced = tiny_requests([20, 14], forced=[4, 5])

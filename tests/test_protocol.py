@@ -124,10 +124,10 @@ def test_the_papers_protocol_pins_what_it_names() -> None:
     config = composed("protocol=paper")
     check_pins(config, pins("paper"))
     settings = read_settings(config)
-    assert (settings.stop, settings.truncate, settings.prompt, settings.accounting) == (
+    assert (settings.stop, settings.truncate, settings.prompts, settings.accounting) == (
         "paper",
         "left",
-        "whole",
+        ["whole"],
         "code",
     )
     assert (settings.needle_lengths, settings.needle_depths) == (None, 17)

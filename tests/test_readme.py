@@ -52,7 +52,7 @@ def test_the_readmes_method_runs_and_keeps_the_laws(config: dict[str, Any]) -> N
     for request, answer in zip(requests, few, strict=True):
         naive = naive_logits(engine.model, settings[1], request, answer.tokens)
         assert answer.tokens == tuple(naive.argmax(dim=-1).tolist())
-        assert answer.sparse_steps == answer.decode_steps == 7
+        assert answer.certificate.sparse_steps == answer.certificate.steps == 7
         assert answer.traffic.counted < answer.traffic.counted_dense
     assert [answer.tokens for answer in all_] == [answer.tokens for answer in dense]
     forced = tiny_requests([20, 33], forced=[7, 9])

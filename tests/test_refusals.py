@@ -38,6 +38,7 @@ REFUSED = {
     "MoshiConfig": ({}, "not told of the sliding window"),
     "MptConfig": ({}, "attention interface"),
     "NemotronConfig": ({}, "session"),
+    "Phi4MultimodalConfig": ({}, "more than text"),
     "PhimoeConfig": ({"sliding_window": 9}, "not told of the sliding window"),
     "Qwen2MoeConfig": ({"use_sliding_window": True, "max_window_layers": 1}, "not told of the sliding window"),
     "Qwen3NextConfig": ({}, "linear_attention"),

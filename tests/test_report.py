@@ -79,7 +79,10 @@ def measure(
         traffic = moved(method, settings, S), moved("dense", {}, S)
         point = score + chance.uniform(-0.05, 0.05)
         output = OUTPUTS[index % len(OUTPUTS)]
-        plain = Row(index, f"0{index}", S, 5, output, point, *traffic, *traffic, 4, 4.0, False, True, 0.5)
+        active = 0.0 if method == "dense" else 4.0
+        plain = Row(
+            index, f"0{index}", S, 5, output, point, *traffic, *traffic, 4, 12, active, int(active), False, True, 0.5
+        )
         rows.append(replace(plain, **changes))
     entry = Store(root).open(replace(identity, **of_identity), metric=metric, higher_is_better=upward)
     entry.append(rows, {"started": "now"})

@@ -28,7 +28,7 @@ def tasks(shared: Path) -> dict[str, Task]:
 
 
 def reference(task: Task, index: int) -> Any:
-    return task._task.dataset["test"][index]
+    return task.docs[index]
 
 
 def test_outputs_score_as_published(tasks: dict[str, Task], shared: Path) -> None:
@@ -129,7 +129,7 @@ def test_stopping_early_changes_no_score(name: str, tasks: dict[str, Task]) -> N
     outputs = ["".join(random.choices(pieces, k=random.randint(1, 6))) for _ in range(1500)]
     for output in outputs:
         stopped = output[: stop_at(output, request.until)]
-        assert task._task.process_results(doc, [output]) == task._task.process_results(doc, [stopped]), output
+        assert task.task.process_results(doc, [output]) == task.task.process_results(doc, [stopped]), output
 
 
 def test_scoring_says_nothing(tasks: dict[str, Task], capfd: pytest.CaptureFixture[str]) -> None:

@@ -65,7 +65,7 @@ def test_dense_is_left_out_on_request(default: dict[str, Any]) -> None:
         ({"local": 0.5}, "local=0.5: must be a whole number"),
         ({"min_k": 16}, "min_k=16: it is the least of a k that is a share"),
         ({"accounting": "text"}, "accounting=text: must be one of code, paper"),
-        ({"prompt": "context"}, "prompt=context: must be one of whole"),
+        ({"prompt": "question"}, "prompt=question: must be one of whole, context"),
         ({"samples": 0}, "samples=0: must be a whole number of at least 1"),
         ({"samples": True}, "samples=True: must be a whole number"),
         ({"batch_size": -1}, "batch_size=-1: must be a whole number"),

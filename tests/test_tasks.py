@@ -132,7 +132,7 @@ def test_the_hub_is_read_at_fixed_revisions(mirror: Data, monkeypatch: pytest.Mo
     monkeypatch.setattr(data_module.constants, "HF_HUB_OFFLINE", True)
     for name in ("wikitext_bpc", "repetition"):
         task, same = opened(name, Data("hub")), opened(name, mirror)
-        assert task._task.dataset["test"].to_list() == same._task.dataset["test"].to_list()
+        assert task.docs.to_list() == same.docs.to_list()
         assert task.source["revision"] == asked[-1][2]
     assert asked == [
         ("wikitext-103-raw-v1", "train", "647234772b9554e208af6c826f23b99e3cac88c8"),
@@ -168,7 +168,7 @@ def test_bundled_plays_are_speech_alone(bundled: dict[str, Task]) -> None:
 
 @pytest.mark.real
 def test_bundled_pages_hold_no_markup(bundled: dict[str, Task]) -> None:
-    text = "".join(doc["prompt"] for doc in bundled["wikitext_bpc"]._task.dataset["test"])
+    text = "".join(doc["prompt"] for doc in bundled["wikitext_bpc"].docs)
     assert "<doc" not in text and "</doc>" not in text and "&lt;" not in text
 
 

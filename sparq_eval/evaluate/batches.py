@@ -31,36 +31,41 @@ class Batch:
 
 
 def answer_all(
-    engine: Engine | Workers, requests: Sequence[Request], methods: Sequence[Method], batch_size: int
+    engine: Engine | Workers,
+    requests: Sequence[Request],
+    methods: Sequence[Method],
+    batch_size: int,
+    context_methods: Sequence[Method] = (),
 ) -> Iterator[Batch]:
     """Answer all requests, longest prompts first so that batches are even and memory runs out early if it does.
 
-    Prompts for which a share of them becomes another k are not batched together.
+    Answers of `context_methods`, which start from the context alone, come behind those of `methods`. Prompts for which
+    a share of them becomes another k are not batched together.
     """
     alike = defaultdict(list)
     for request in sorted(requests, key=lambda request: -len(request.prompt)):
-        alike[fitted(methods, request)].append(request)
+        alike[fitted(methods, request), fitted(context_methods, request)].append(request)
     if isinstance(engine, Workers):
         # each process runs this function on one part after another
         ordered = [request for waiting in alike.values() for request in waiting]
         own = {request: request for request in ordered}
-        for batch in engine.share(answer_all, ordered, methods, batch_size):
+        for batch in engine.share(answer_all, ordered, methods, batch_size, context_methods):
             yield replace(batch, requests=[own[request] for request in batch.requests])
         return
     size = batch_size
-    for fit, waiting in alike.items():
+    for both, waiting in alike.items():
         while waiting:
             batch = waiting[:size]
             start = time.monotonic()
             try:
-                answers = engine.answer(batch, fit)
+                answers = engine.answer(batch, *both)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not ran_out(error):
                     raise
                 answers = None
             # out of the handler, so that the failed batch's tensors are let go before the next try
             if answers is None:
-                size = halve(len(batch), len(batch[0].prompt), len(methods))
+                size = halve(len(batch), len(batch[0].prompt), len(methods) + len(context_methods))
                 continue
             seconds = time.monotonic() - start
             yield Batch(batch, answers, seconds, size, peak_memory(engine.placement.devices))

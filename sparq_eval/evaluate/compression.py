@@ -56,7 +56,8 @@ class Solved:
         elif far:
             why = f"its budget is a whole number, and the nearest gives {self.nominal:.4f} by its formula"
         else:
-            why = f"its formula gives {self.nominal:.4f} at the prompts' lengths; what its steps selected is not that"
+            how = "less" if counted < self.nominal else "more"
+            why = f"its formula gives {self.nominal:.4f} at the prompts' lengths, and its steps really moved {how}"
         moved = "nothing" if math.isnan(counted) else f"{counted:.4f}"
         return f"compression={self.compression:g} asks for {asked:.4f} of dense and {moved} was counted: {why}"
 

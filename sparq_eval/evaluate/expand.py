@@ -16,16 +16,20 @@ BUDGETS = ("k", "min_k", "r", "local")
 
 @dataclass(frozen=True)
 class Setting:
-    """A method with its budgets, under the name of its config. tasks: those that it is for; None for all."""
+    """A method with its budgets, under the name of its config. tasks: those that it is for; None for all.
+
+    prompt: how much of a prompt is prefilled densely: `whole`, or `context` for all before the question.
+    """
 
     name: str
     method: Method
     tasks: frozenset[str] | None = None
+    prompt: str = "whole"
 
     def __str__(self) -> str:
         """By its budgets: `sparq r=16 k=128`."""
-        settings = self.method.settings
-        return " ".join([self.name, *(f"{key}={settings[key]}" for key in ("r", "k") if key in settings)])
+        settings = self.method.settings | ({} if self.prompt == "whole" else {"prompt": self.prompt})
+        return " ".join([self.name, *(f"{key}={settings[key]}" for key in ("r", "k", "prompt") if key in settings)])
 
     def resolve(self, shape: Shape) -> "Setting":
         """With the defaults filled in that depend on the model; UserError for a budget that it rules out."""

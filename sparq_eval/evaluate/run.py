@@ -1,5 +1,6 @@
 """The story of a run: check everything, find what is missing in the results, load the model, answer, record, report."""
 
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,14 +12,18 @@ import torch
 from sparq_eval.errors import UserError
 from sparq_eval.evaluate.batches import Batch, answer_all, fitting
 from sparq_eval.evaluate.compression import Solved, solve
+from sparq_eval.evaluate.documents import joined, note_prefilled, whole
 from sparq_eval.evaluate.expand import Setting
 from sparq_eval.evaluate.provenance import provenance, versions
 from sparq_eval.evaluate.settings import Settings
+from sparq_eval.harness.library import LIBRARY, open_library
+from sparq_eval.harness.lm import EngineLM
 from sparq_eval.harness.task import Data, Protocol, Task, open_task
 from sparq_eval.hf.checkpoint import Checkpoint, open_checkpoint, torch_dtype
 from sparq_eval.hf.engine import Engine
 from sparq_eval.hf.families import check_family, context_length, layer_windows, shape_of
 from sparq_eval.hf.placement import find_devices, place
+from sparq_eval.hf.selfcheck import self_check
 from sparq_eval.hf.workers import Workers, start
 from sparq_eval.progress import progress, say
 from sparq_eval.request import Answer, Request
@@ -67,7 +72,10 @@ def run(settings: Settings) -> list[Cell]:
     check_family(checkpoint.config)
     shape = shape_of(checkpoint.config)
     resolved = [setting.resolve(shape) for setting in settings.settings]
-    cells = [plan(name, settings, checkpoint, resolved, device) for name in settings.tasks]
+    opened = [task for name in settings.tasks for task in open_tasks(name, settings, checkpoint)]
+    # groups may share a task
+    tasks = {(task.name, str(task.source)): task for task in opened}
+    cells = [plan(task, settings, checkpoint, resolved, device) for task in tasks.values()]
     todo = sum(len(group) * len(requests) for cell in cells for group, requests in cell.missing().items())
     total = sum(len(cell.requests) * len(cell.settings) for cell in cells)
     if not todo:
@@ -79,8 +87,9 @@ def run(settings: Settings) -> list[Cell]:
     placement = place(settings.device, checkpoint, settings.dtype)
     say(f"{todo:,} of {total:,} answers to compute: {count} settings, {checkpoint.name}, {placement}")
     with start(checkpoint, settings.dtype, placement, settings.accounting) as engine:
+        checked = check(engine, cells) if settings.selfcheck else "off"
         for cell in cells:
-            measure(cell, engine, settings)
+            measure(cell, engine, settings, checked)
             cell.say_missed()
     return cells
 
@@ -92,38 +101,53 @@ def named(model: Mapping[str, Any]) -> dict[str, Any]:
     return dict(model)
 
 
-def plan(
-    name: str, settings: Settings, checkpoint: Checkpoint, resolved: Sequence[Setting], device: torch.device
-) -> Cell:
-    """A task's requests and records, checked against the model's context."""
+def open_tasks(name: str, settings: Settings, checkpoint: Checkpoint) -> list[Task]:
+    """The task of this name; several where it is a group of lm-eval's."""
     context = context_length(checkpoint.config)
+    if name.startswith(LIBRARY):
+        if settings.stop != "task":
+            raise UserError(f"stop={settings.stop}: answers of task={name} end as lm-eval's task says; use stop=task")
+        whole_prompts = settings.truncate == "refuse"
+        lm = EngineLM(checkpoint.tokenizer, None, context_length=context, ends=checkpoint.ends, whole=whole_prompts)
+        names = {"pretrained": checkpoint.tokenizer_from, "tokenizer": checkpoint.tokenizer_from}
+        return open_library(name, lm, settings.include_path, names)
     protocol = Protocol(
         stop=settings.stop,
         truncate=settings.truncate,
         needle_lengths=lengths_within(context) if settings.needle_lengths is None else tuple(settings.needle_lengths),
         needle_depths=settings.needle_depths,
     )
-    task = open_task(
-        name,
-        find_data(name, settings, checkpoint),
-        checkpoint.tokenizer,
-        model_name=checkpoint.name,
-        context_length=context,
-        protocol=protocol,
-    )
+    data = find_data(name, settings, checkpoint)
+    tokenizer = checkpoint.tokenizer
+    return [open_task(name, data, tokenizer, model_name=checkpoint.name, context_length=context, protocol=protocol)]
+
+
+def plan(
+    task: Task, settings: Settings, checkpoint: Checkpoint, resolved: Sequence[Setting], device: torch.device
+) -> Cell:
+    """A task's requests and records, checked against the model's context."""
+    context = context_length(checkpoint.config)
     requests = task.requests(settings.samples)
     for request in requests:
-        if (length := len(request.prompt) + max(request.steps, len(request.forced))) > context:
+        # the last token is never fed
+        if (length := len(request.prompt) + max(request.steps, len(request.forced)) - 1) > context:
             raise UserError(
-                f"task={name}: example {request.id} needs {length} tokens, more than the context of {checkpoint.name}, "
-                f"{context}; truncate=left cuts the beginning of such prompts"
+                f"task={task.name}: example {request.id} needs {length} tokens, more than the context of "
+                f"{checkpoint.name}, {context}; truncate=left cuts the beginning of such prompts"
             )
+    if "context" in settings.prompts and not all(0 < r.context < len(r.prompt) and not r.forced for r in requests):
+        raise UserError(
+            f"prompt=context: task={task.name} has no question to be generated from behind a context; use prompt=whole"
+        )
+    note_prefilled(f"task={task.name}", requests)
     shape, windows = shape_of(checkpoint.config), layer_windows(checkpoint.config)
     solved = [solve(template, requests, shape, windows, settings.accounting) for template in settings.templates]
     for compression in dict.fromkeys(one.compression for one in solved):
         found = ", ".join(str(one.setting) for one in solved if one.compression == compression)
-        say(f"{name}, compression={compression:g}: {found}")
-    own = [replace(setting, tasks=None) for setting in resolved if setting.tasks is None or name in setting.tasks]
+        say(f"{task.name}, compression={compression:g}: {found}")
+    own = [replace(setting, tasks=None) for setting in resolved if setting.tasks is None or task.name in setting.tasks]
+    solved = [replace(one, setting=replace(one.setting, prompt=how)) for how in settings.prompts for one in solved]
+    own = [replace(setting, prompt=how) for how in settings.prompts for setting in own]
     chosen = list(dict.fromkeys([*own, *(one.setting for one in solved)]))
     store = Store(settings.results_dir)
     entries = [
@@ -155,7 +179,7 @@ def identity_of(
         settings=setting.method.settings,
         protocol={
             "stop": settings.stop,
-            "prompt": settings.prompt,
+            "prompt": setting.prompt,
             "truncate": settings.truncate,
             "accounting": settings.accounting,
             "dtype": str(dtype).removeprefix("torch."),
@@ -165,16 +189,38 @@ def identity_of(
     )
 
 
-def measure(cell: Cell, engine: Engine | Workers, settings: Settings) -> None:
-    """Answer what is missing, batch by batch; each batch is on disk before the next begins."""
-    history = provenance(engine.placement) | {"config": settings.config}
+def check(engine: Engine | Workers, cells: Sequence[Cell]) -> dict[str, Any]:
+    """What the self-check measured. UserError where this model is not evaluated rightly here."""
+    start = time.monotonic()
+    methods = {setting.method: None for cell in cells for setting in cell.settings}
+    found = self_check(engine, [request for cell in cells for request in cell.requests], list(methods))
+    seconds, left = time.monotonic() - start, found["not_checked"]
+    say(
+        f"self-check in {seconds:.1f} s: logits within {found['eager']:.1g} of eager attention, within "
+        f"{found['padded']:.1g} when padded" + (f"; not checked: {', '.join(left)}" if left else "")
+    )
+    return found
+
+
+def measure(cell: Cell, engine: Engine | Workers, settings: Settings, checked: Any) -> None:
+    """Answer what is missing, batch by batch; each batch is on disk before the next begins.
+
+    checked: what the self-check found, for the records.
+    """
+    history = provenance(engine.placement) | {"selfcheck": checked, "config": settings.config}
     groups = cell.missing()
     effort = {id(r): len(r.prompt) + r.steps + len(r.forced) for requests in groups.values() for r in requests}
     with progress(cell.task.name, sum(effort.values()), "tokens") as advance:
         for group, requests in groups.items():
-            chosen = [cell.settings[n] for n in group]
-            size = settings.batch_size or fitting(engine, requests, len(chosen))
-            for batch in answer_all(engine, requests, [setting.method for setting in chosen], size):
+            size = settings.batch_size or fitting(engine, requests, len(group))
+            # in the order of their answers
+            group = tuple(sorted(group, key=lambda n: cell.settings[n].prompt == "context"))
+            methods, from_context = (
+                [cell.settings[n].method for n in group if (cell.settings[n].prompt == "context") is late]
+                for late in (False, True)
+            )
+            batches = answer_all(engine, requests, methods, size, from_context)
+            for batch in whole(batches, requests):
                 facts = history | {"batch_size": batch.size, "peak_memory": batch.peak_memory}
                 for n, answers in zip(group, batch.answers, strict=True):
                     asked = cell.asked(cell.settings[n])
@@ -186,7 +232,8 @@ def measure(cell: Cell, engine: Engine | Workers, settings: Settings) -> None:
 def rows_of(task: Task, batch: Batch, answers: Sequence[Answer]) -> list[Row]:
     """Scored rows; a row's seconds are its even share of the batch."""
     scores = task.score(answers)
-    share = batch.seconds / (len(batch.requests) * len(batch.answers))
+    examples = list(joined(task, batch.requests, answers))
+    share = batch.seconds / (len(examples) * len(batch.answers))
     return [
         Row(
             index=answer.index,
@@ -207,7 +254,7 @@ def rows_of(task: Task, batch: Batch, answers: Sequence[Answer]) -> list[Row]:
             finite=answer.finite,
             seconds=share,
         )
-        for request, answer in zip(batch.requests, answers, strict=True)
+        for request, answer in examples
     ]
 
 

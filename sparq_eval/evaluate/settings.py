@@ -26,11 +26,12 @@ class Settings:
     settings: Sequence[Setting]
     templates: Sequence[Template]
     tasks: Sequence[str]
+    include_path: Path | None
     samples: int
     data: Mapping[str, Any]
     stop: str
     truncate: str
-    prompt: str
+    prompts: Sequence[str]
     accounting: str
     needle_lengths: Sequence[int] | None
     needle_depths: int
@@ -38,6 +39,7 @@ class Settings:
     dtype: str
     device: str | Sequence[str]
     results_dir: Path
+    selfcheck: bool
     config: Mapping[str, Any]
 
 
@@ -53,11 +55,12 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
         settings=list(dict.fromkeys(settings)),
         templates=list(dict.fromkeys(templates)),
         tasks=tasks,
+        include_path=folder("include_path", config["include_path"]),
         samples=whole_number("samples", config["samples"]),
         data=config["data"],
         stop=choice("stop", config["stop"], ("task", "paper")),
         truncate=choice("truncate", config["truncate"], ("refuse", "left")),
-        prompt=choice("prompt", config["prompt"], ("whole",)),
+        prompts=choices("prompt", config["prompt"], ("whole", "context")),
         accounting=choice("accounting", config["accounting"], ACCOUNTING),
         needle_lengths=None if lengths == "context" else whole_numbers("needle.lengths", lengths),
         needle_depths=whole_number("needle.depths", config["needle"]["depths"]),
@@ -65,6 +68,8 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
         dtype=choice("dtype", config["dtype"], ("auto", "float32", "bfloat16", "float16")),
         device=config["device"] if isinstance(config["device"], list) else str(config["device"]),
         results_dir=Path(config["results_dir"]),
+        # on and off are booleans in YAML, words on the command line
+        selfcheck=choice("selfcheck", config["selfcheck"], (True, False, "on", "off")) in (True, "on"),
         config=recorded(config, tasks),
     )
 
@@ -159,6 +164,22 @@ def names_of(key: str, value: Any) -> list[str]:
     if not values or not all(isinstance(item, str) for item in values):
         raise UserError(f"{key}={value}: must be a name or a list of names")
     return values
+
+
+def folder(key: str, value: Any) -> Path | None:
+    if value is None:
+        return None
+    path = Path(value).expanduser()
+    if not path.is_dir():
+        raise UserError(f"{key}={value}: must be a folder that is there")
+    return path
+
+
+def choices(key: str, value: Any, right: Sequence[Any]) -> list[Any]:
+    values = value if isinstance(value, list) else [value]
+    if not values:
+        raise UserError(f"{key}=[]: must be one or more of {', '.join(right)}")
+    return list(dict.fromkeys(choice(key, item, right) for item in values))
 
 
 def choice(key: str, value: Any, right: Sequence[Any]) -> Any:

@@ -155,7 +155,7 @@ def _lines(path: Path, published: Published) -> Iterator[Row]:
 
 def _hub(name: str, published: Published) -> Text:
     repository, revision = published.repository, published.revision
-    if not constants.HF_HUB_OFFLINE and not _reachable():
+    if not constants.HF_HUB_OFFLINE and not reachable():
         why = "the hub cannot be reached (if its cache has the set, HF_HUB_OFFLINE=1 reads it)"
         raise _missing(name, published, why)
     rows: list[Row] = []
@@ -172,7 +172,7 @@ def _hub(name: str, published: Published) -> Text:
     return Text(rows, identity)
 
 
-def _reachable() -> bool:
+def reachable() -> bool:
     """Asked before `load_dataset`, which tries again and again for half a minute before it gives up."""
     try:
         urlopen(constants.ENDPOINT, timeout=10).close()

@@ -1,51 +1,81 @@
 """Scores by lm-eval: its filters and metrics run over answers that are already there."""
 
-import copy
 import io
 import logging
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
+from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate
 
-from sparq_eval.request import Answer
+from sparq_eval.harness.lm import Response
 
 
 class Replay(LM):
-    """A model that has answered already: the n-th document gets the n-th answer."""
+    """A model that has answered already: by document, then by which of its requests it is."""
 
-    def __init__(self, answers: Sequence[Answer]) -> None:
+    def __init__(self, responses: Sequence[Sequence[Response]]) -> None:
         super().__init__()
-        self.answers = answers
+        self.responses = responses
 
-    def generate_until(self, requests: list[Instance]) -> list[str]:
-        return [self.answers[request.doc_id].output for request in requests]
+    def generate_until(self, requests: list[Instance]) -> list[Any]:
+        return [self.responses[request.doc_id or 0][request.idx] for request in requests]
 
-    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        return [self._forced(self.answers[request.doc_id]) for request in requests]
-
-    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        raise NotImplementedError("no task here scores a text without a prompt")
-
-    def _forced(self, answer: Answer) -> tuple[float, bool]:
-        if answer.loglikelihood is None:
-            raise ValueError(f"answer {answer.index} has no log-likelihood, which its task is scored by")
-        return answer.loglikelihood, bool(answer.greedy)
+    loglikelihood = loglikelihood_rolling = generate_until
 
 
-def score(task: ConfigurableTask, metric: str, answers: Sequence[Answer]) -> dict[int, float]:
-    """The metric of each answer by its index. lm-eval sees only the documents that were answered."""
-    if not answers:
+class Answered:
+    """A task as lm-eval's evaluation sees it, with the documents that were answered and no others.
+
+    Its requests are not built again, since a prompt has no part in a score; nothing is aggregated over the documents,
+    since more of them may follow.
+    """
+
+    def __init__(self, task: ConfigurableTask, kind: str, docs: Sequence[Any], requests: Sequence[int]) -> None:
+        self._task = task
+        self.eval_docs = docs
+        self.instances = [
+            Instance(kind, doc, ("",), idx, metadata=(task.task_name, place, task.config.repeats))
+            for place, (doc, count) in enumerate(zip(docs, requests, strict=True))
+            for idx in range(count)
+        ]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)
+
+    def build_all_requests(self, **_: Any) -> None:
+        pass
+
+    def doc_iterator(self, **_: Any) -> Iterator[tuple[int, Any]]:
+        return enumerate(self.eval_docs)
+
+    def apply_filters(self) -> None:
+        for chain in self._task._filters:
+            chain.apply(self.instances)
+
+    def aggregation(self) -> dict[str, Any]:
+        return defaultdict(lambda: len)
+
+    def dump_config(self) -> dict[str, Any]:
         return {}
-    answered = copy.copy(task)
-    answered.dataset = {**task.dataset, "test": task.dataset["test"].select([answer.index for answer in answers])}
+
+
+def judge(
+    task: ConfigurableTask, kind: str, docs: Sequence[Any], responses: Sequence[Sequence[Response]]
+) -> list[dict[str, Any]]:
+    """lm-eval's rows: one for each document (its place is `doc_id`) and each of the task's filters, with `metrics`.
+
+    kind: that of the task's requests. responses: of each document, to each of its requests.
+    """
+    answered = Answered(task, kind, docs, [len(response) for response in responses])
     # its progress bars have no switch
     with no_advice(), redirect_stderr(io.StringIO()):
-        results = evaluate(Replay(answers), {"tasks": {task.task_name: answered}}, bootstrap_iters=0)
-    return {answers[row["doc_id"]].index: float(row[metric]) for row in results["samples"][task.task_name]}
+        results = evaluate(Replay(responses), {"tasks": {task.task_name: answered}}, bootstrap_iters=0)
+    return results["samples"][task.task_name]
 
 
 @contextmanager

@@ -4,19 +4,22 @@ The tasks themselves are lm-eval's kind of definitions in the folder `tasks`; th
 evaluation (arXiv 2312.04985).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 
 import sparq_eval
 from sparq_eval.errors import UserError
 from sparq_eval.harness.data import Data
+from sparq_eval.harness.lm import respond
+from sparq_eval.harness.metric import Metric, only
 from sparq_eval.harness.prompt import Tokenizer, Writer
-from sparq_eval.harness.score import no_advice, score
+from sparq_eval.harness.score import judge, no_advice
 from sparq_eval.progress import progress
 from sparq_eval.request import Answer, Request
 
@@ -24,6 +27,9 @@ __all__ = ["Data", "Protocol", "Task", "open_task"]
 
 ROOM = 256  # tokens that the published limit on prompts leaves for the answer
 CHUNK = 256
+Part = TypeVar("Part", Request, Answer)
+# requests for what lm-eval asks about documents that follow each other from an index
+Author = Callable[[int, Sequence[Any], Sequence[Sequence[Instance]]], list[Request]]
 
 
 @dataclass(frozen=True)
@@ -55,23 +61,38 @@ class Protocol:
             raise UserError(f"needle.depths={self.needle_depths}: must be a whole number of at least 1")
 
 
+@dataclass
 class Task:
-    """metric: what scores are of. source: identity of the data, with the version of the task's definition."""
+    """What is asked about documents and how answers score, both by lm-eval; an author turns the one into requests.
 
-    def __init__(self, task: ConfigurableTask, writer: Writer) -> None:
-        self.name: str = task.task_name
-        ((self.metric, self.higher_is_better),) = task.higher_is_better().items()
-        self.source: dict[str, Any] = {**task.dataset["identity"], "task_version": task.VERSION}
-        self._task = task
-        self._writer = writer
-        self._requests: list[Request] = []
+    name: what a user calls it. task: lm-eval's, its few-shot examples seeded. metric: what scores are of. source:
+    identity of the data, with the version of the task's definition.
+    """
+
+    name: str
+    task: ConfigurableTask
+    docs: Sequence[Any]
+    author: Author
+    scored_by: Metric
+    source: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        self._requests: list[list[Request]] = []
+
+    @property
+    def metric(self) -> str:
+        return self.scored_by.name
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.scored_by.higher_is_better
 
     def __len__(self) -> int:
         """How many examples there are."""
-        return len(self._task.dataset["test"])
+        return len(self.docs)
 
     def requests(self, n: int) -> list[Request]:
-        """The first n examples in evaluation order, or all if there are fewer; the same ones whatever n is."""
+        """Those of the first n examples in evaluation order, or of all if there are fewer; the same whatever n is."""
         n = min(n, len(self))
         if (missing := n - len(self._requests)) > 4 * CHUNK:
             with progress(f"{self.name}: preparing prompts", missing, "prompts") as advance:
@@ -79,17 +100,67 @@ class Task:
                     advance(self._write_more(n))
         while len(self._requests) < n:
             self._write_more(n)
-        return self._requests[:n]
+        return [request for requests in self._requests[:n] for request in requests]
 
     def score(self, answers: Sequence[Answer]) -> dict[int, float]:
-        """Each answer's score by its index."""
-        return score(self._task, self.metric, answers)
+        """Each example's score by its index; the answers to all requests of an example are there, in any order."""
+        if not answers:
+            return {}
+        examples = list(by_example(answers).items())
+        docs = [self.docs[index] for index, _ in examples]
+        rows = judge(self.task, kind_of(self.task), docs, [self._responses(parts) for _, parts in examples])
+        fitting = [row for row in rows if row["filter"] == self.scored_by.filter]
+        return {examples[row["doc_id"]][0]: self.scored_by.of(row) for row in fitting}
+
+    def output(self, answers: Sequence[Answer]) -> str:
+        """What the answers to one example say: the text, and in nats how likely it was, or each of several."""
+        if kind_of(self.task) == "loglikelihood_rolling":
+            (total,) = self._responses(answers)
+            return f"{total:.2f} nats in {sum(len(answer.tokens) for answer in answers)} tokens"
+        if kind_of(self.task) == "generate_until":
+            return answers[0].output
+        options = [answer.output for answer in answers]
+        if self.task.OUTPUT_TYPE == "multiple_choice":
+            options = self.task.doc_to_choice(self.docs[answers[0].index])
+        # requests that follow the options are those without a context, which some metrics compare them with
+        likely = [value for value, _ in self._responses(answers[: len(options)])]
+        return f"{options[likely.index(max(likely))]} ({', '.join(f'{value:.2f}' for value in likely)})"
+
+    def _responses(self, answers: Sequence[Answer]) -> list[Any]:
+        kind = kind_of(self.task)
+        instances = [answers] if kind == "loglikelihood_rolling" else [[answer] for answer in answers]
+        return [respond(kind, parts) for parts in instances]
 
     def _write_more(self, n: int) -> int:
         first = len(self._requests)
-        docs = self._task.dataset["test"].select(range(first, min(n, first + CHUNK))).to_list()
-        self._requests += self._writer.write(first, docs, [self._task.doc_to_text(doc) for doc in docs])
+        places = range(first, min(n, first + CHUNK))
+        docs = [self.docs[place] for place in places]
+        instances = [ask(self.task, doc, place) for place, doc in zip(places, docs, strict=True)]
+        written = by_example(self.author(first, docs, instances))
+        self._requests += [written[place] for place in places]
         return len(docs)
+
+
+def ask(task: ConfigurableTask, doc: Any, index: int) -> list[Instance]:
+    """What lm-eval asks about a document. Few-shot examples are drawn, so documents must come in their order."""
+    context = task.fewshot_context(
+        doc=doc, num_fewshot=task.config.num_fewshot or 0, gen_prefix=task.doc_to_prefix(doc)
+    )
+    built = task.construct_requests(doc=doc, ctx=context, metadata=(task.task_name, index, 1))
+    return built if isinstance(built, list) else [built]
+
+
+def kind_of(task: ConfigurableTask) -> str:
+    """What a task asks of a model."""
+    return "loglikelihood" if task.OUTPUT_TYPE == "multiple_choice" else str(task.OUTPUT_TYPE)
+
+
+def by_example(parts: Iterable[Part]) -> dict[int, list[Part]]:
+    """Requests or answers of each example, by its index, in the order of their parts."""
+    examples: dict[int, list[Part]] = {}
+    for part in parts:
+        examples.setdefault(part.index, []).append(part)
+    return {index: sorted(parts, key=lambda one: one.part) for index, parts in examples.items()}
 
 
 def open_task(
@@ -113,8 +184,6 @@ def open_task(
     with no_advice():
         task = definitions.load(name)["tasks"][name]
     settings = task.config.metadata
-    # lm-eval copies a task's metadata at each evaluation, and a tokenizer is large
-    task.config.metadata = {"version": settings["version"]}
     generation = task.config.generation_kwargs or {}
     most = protocol.max_prompt or context_length - ROOM
     writer = Writer(
@@ -128,7 +197,12 @@ def open_task(
         until=tuple(generation.get("until", ())) if protocol.stop == "task" else (),
         forced=task.OUTPUT_TYPE == "loglikelihood",
     )
-    return Task(task, writer)
+
+    def author(first: int, docs: Sequence[Any], instances: Sequence[Sequence[Instance]]) -> list[Request]:
+        return writer.write(first, docs, [str(instance.args[0]) for (instance,) in instances])
+
+    source = {**task.dataset["identity"], "task_version": task.VERSION}
+    return Task(name, task, task.dataset["test"], author, only(task), source)
 
 
 def folder() -> Path:

@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoTokenizer,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import logging
 
@@ -66,6 +73,16 @@ class Checkpoint:
                 f"model={self.name}: no tokenizer could be read from {self.tokenizer_from} ({_first_line(error)}); "
                 "give model.tokenizer=<hub id or folder>"
             ) from error
+
+    @cached_property
+    def ends(self) -> tuple[int, ...]:
+        """Tokens that end a generated text, as transformers' own generation would know them."""
+        try:
+            found = GenerationConfig.from_pretrained(self.folder_or_id, revision=self.revision).eos_token_id
+        except OSError:
+            found = self.config.eos_token_id
+        known = [found] if isinstance(found, int) else found or []
+        return tuple(dict.fromkeys(token for token in (*known, self.tokenizer.eos_token_id) if token is not None))
 
     def load(
         self,

@@ -204,6 +204,7 @@ class Engine:
                     loglikelihood=loglikelihood,
                     greedy=bool(judged.greedy[b, :T].all()),
                     finite=math.isfinite(loglikelihood),
+                    part=request.part,
                 )
             )
         return answers

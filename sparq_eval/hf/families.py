@@ -11,6 +11,7 @@ from sparq_eval.methods import Shape
 
 # families whose class and config look like any other's: found by comparing tiny models with their eager attention
 REFUSED = {
+    "cohere_compass_text": "its positions have several axes, for images",
     "diffllama": "each of its layers attends twice and subtracts",
     "doge": "its attention hides positions by a mask that it computes itself",
     "gemma4_text": "its heads and head sizes differ between layers",
@@ -23,6 +24,7 @@ REFUSED = {
     "minimax_m3_vl_text": "its attention is sparse already, by an indexer of its own",
     "moshi": "its attention is not told of the sliding window in its config",
     "nemotron": "its code in transformers does not hand a session on to its attention",
+    "phi4_multimodal": "it reads more than text",
 }
 # the window is in the mask alone, which attention that is replaced does not get
 WINDOW_IN_MASK = {"phimoe", "qwen2_moe"}

@@ -118,29 +118,32 @@ class Generation:
 
     def ended(self, n: int, b: int) -> bool:
         request, tokens = self.requests[b], self.tokens[n][b]
-        if len(tokens) >= request.steps:
+        if len(tokens) >= request.steps or (tokens and tokens[-1] in request.ends):
             return True
-        return bool(request.until) and stop_at(self.engine.tokenizer.decode(tokens), request.until) is not None
+        text = self.engine.tokenizer.decode(tokens) if request.until else ""
+        return stop_at(text, request.until, request.literal) is not None
 
     def answer(self, n: int, b: int) -> Answer:
         request, tokens = self.requests[b], self.tokens[n][b]
-        text = self.engine.tokenizer.decode(tokens)
+        special = {"skip_special_tokens": True} if request.literal else {}
+        text = self.engine.tokenizer.decode(tokens, **special)
         steps = len(self.given[b]) + len(tokens) - 1
         return Answer(
             index=request.index,
             tokens=tuple(tokens),
-            output=text[: stop_at(text, request.until)],
+            output=text[: stop_at(text, request.until, request.literal)],
             traffic=self.engine.traffic(request, self.cache.methods[n], self.tallies[n], b, steps),
             certificate=self.tallies[n].certificate(b, steps),
             finite=self.finite[n][b],
+            part=request.part,
         )
 
 
-def stop_at(text: str, until: Sequence[str]) -> int | None:
-    """Where the first stop string begins that comes after the first letter or digit.
+def stop_at(text: str, until: Sequence[str], literal: bool = False) -> int | None:
+    """Where the first stop string begins that comes after the first letter or digit, or anywhere if `literal`.
 
     What comes before is not an answer yet: the tasks' normalisation drops white space and punctuation there.
     """
-    first = next((place for place, letter in enumerate(text) if letter.isalnum()), len(text))
+    first = 0 if literal else next((place for place, letter in enumerate(text) if letter.isalnum()), len(text))
     places = [place for stop in until if (place := text.find(stop, first)) >= 0]
     return min(places, default=None)

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._pytree import tree_map, tree_map_only
 
@@ -15,6 +16,9 @@ from sparq_eval.hf.seam import Call
 from sparq_eval.hf.tally import Tally
 from sparq_eval.ops import Prompt, blocks, logits, mix, softmax
 from sparq_eval.step import Step, Visible
+
+# cuDNN's would make a plan for each length of a prompt, which takes longer than attending
+KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 # what layers of one window on one device see is the same, and what is derived from it is derived once
 Visibles = dict[tuple[int | None, torch.device], Visible]
@@ -67,9 +71,10 @@ def attend_densely(step: Prompt) -> Float[Tensor, "B H G T D"]:
     for b, start in enumerate(starts):
         q, k, v = (x[b : b + 1, ..., start:, :] for x in (step.q, step.k, step.v))
         if plain:
-            one = scaled_dot_product_attention(
-                q.flatten(1, 2), k, v, is_causal=True, scale=step.scale, enable_gqa=step.groups > 1
-            ).unflatten(1, q.shape[1:3])
+            with sdpa_kernel(KERNELS):
+                one = scaled_dot_product_attention(
+                    q.flatten(1, 2), k, v, is_causal=True, scale=step.scale, enable_gqa=step.groups > 1
+                ).unflatten(1, q.shape[1:3])
         else:
             visible = Visible(step.visible.valid[b : b + 1, start:], T - start, window)
             parts = blocks(replace(step, q=q, k=k, v=v, visible=visible))

@@ -129,5 +129,5 @@ def is_causal(mask: Tensor) -> bool:
     T, S = mask.shape[-2:]
     seen = mask if mask.dtype == torch.bool else mask == 0
     hidden = ~seen if mask.dtype == torch.bool else mask <= torch.finfo(mask.dtype).min
-    causal = torch.ones(T, S, dtype=torch.bool, device=mask.device).tril(S - T)
+    causal = torch.ones(T, S, dtype=torch.bool, device=mask.device).tril()
     return bool((seen == causal).all() and (hidden == ~causal).all())

@@ -110,9 +110,14 @@ class Workers:
         return value
 
     def share(
-        self, function: Callable[..., Iterator[Any]], requests: Sequence[Request], methods: Sequence[Method], size: int
+        self,
+        function: Callable[..., Iterator[Any]],
+        requests: Sequence[Request],
+        methods: Sequence[Method],
+        size: int,
+        *more: Any,
     ) -> Iterator[Any]:
-        """The batches that `function(engine, part, methods, size)` yields for all parts of the requests, as they come.
+        """The batches that `function(engine, part, methods, size, …)` yields for parts of the requests, as they come.
 
         Each process takes `size` of the requests as soon as it has answered those before, fewer once memory ran out
         there. When one fails the others finish what they have begun, so that no answer is lost; then the error is
@@ -126,7 +131,7 @@ class Workers:
                 for worker in self.workers:
                     if waiting and failed is None and not worker.busy:
                         part, waiting = waiting[: sizes[worker]], waiting[sizes[worker] :]
-                        worker.begin(function, part, methods, sizes[worker])
+                        worker.begin(function, part, methods, sizes[worker], *more)
                 busy = {worker.pipe: worker for worker in self.workers if worker.busy}
                 if not busy:
                     break

@@ -25,7 +25,10 @@ class Curve:
 
 
 def curves(records: pd.DataFrame) -> list[Curve]:
-    """Lines of the records of one model and task, given their transfers as `x`, in the records' order of methods."""
+    """Lines of the records of one model and task, given their transfers as `x`, in the records' order of methods.
+    What was inactive is no point of a line.
+    """
+    records = records[records["active"]]
     dense = records[records["method"] == "dense"].head(1)
     lines = []
     for method, group in records[records["method"] != "dense"].groupby("method", sort=False):

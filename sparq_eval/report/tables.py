@@ -9,13 +9,26 @@ from sparq_eval.report.text import HEADER, WORDS, groups
 
 RESULTS = (
     *("model", "task", "method", "settings", "r", "k", "local", "samples", "metric", "value", "stderr"),
-    *("nominal_ratio", "counted_ratio", "seconds"),
+    *(
+        "nominal_ratio",
+        "counted_ratio",
+        "seconds",
+        "active",
+        "sparse_share",
+        "layers_active",
+        "truncated",
+        "not_finite",
+    ),
 )
 SAMPLES = ("model", "task", "method", "settings", "index", "id", "output", "score")
 
 
 def results_csv(records: pd.DataFrame, path: Path) -> None:
-    """One row per model, task and setting; settings is JSON, what a method has not is empty."""
+    """One row per model, task and setting; settings is JSON, what a method has not is empty.
+
+    active: whether the method ever left anything out; sparse_share: at which share of decode steps it did;
+    layers_active: in how many layers; truncated, not_finite: how many examples.
+    """
     records[list(RESULTS)].to_csv(path, index=False, lineterminator="\n")
 
 

@@ -37,7 +37,7 @@ def cells(record: dict) -> tuple[str, ...]:
     value, error = record["value"], record["stderr"]
     numbers = fixed(value, decimals(value)), fixed(error, decimals(value))
     ratios = fixed(record["nominal_ratio"], 3), fixed(record["counted_ratio"], 3)
-    words = record["method"], short_settings(record["settings"])
+    words = record["method"], short_settings(record["settings"]) + ("" if record["active"] else " (inactive)")
     return *words, str(record["samples"]), *numbers, *ratios, f"{record['seconds']:.1f}"
 
 

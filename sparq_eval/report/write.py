@@ -95,6 +95,9 @@ def comment(records: pd.DataFrame) -> None:
             say(
                 f"note: {where}: settings were measured on {few} to {many} examples; compare those with the same number"
             )
+        for record in group[~group["active"]].to_dict("records"):
+            setting = f"{record['method']} {short_settings(record['settings'])}".strip()
+            say(f"warning: {where}: {setting}: inactive: it left nothing out at any step, so its score is dense's")
         lost = group[(group["not_finite"] > 0) | group["value"].isna()]
         for record in lost.to_dict("records"):
             setting = f"{record['method']} {short_settings(record['settings'])}".strip()

@@ -129,6 +129,8 @@ def record_frame(entries: list[tuple[dict[str, Any], list[dict[str, Any]]]]) -> 
                 **{"method": identity.method, "settings": json.dumps(identity.settings, sort_keys=True), **numbers},
                 **{"metric": record["metric"], "higher_is_better": record["higher_is_better"]},
                 **{"value" if name == "score" else name: number for name, number in summary.items()},
+                # a method that never left anything out has not been evaluated, whatever it scored
+                **{"active": identity.method == "dense" or summary["layers_active"] > 0},
                 **{"key": record["key"], "path": str(record["path"])},
             }
         )

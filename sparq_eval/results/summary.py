@@ -14,7 +14,8 @@ def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Numbers over all rows. Transfers are elements per generated token; `counted` is over the rows that know it.
 
     score is nan if any example's score is: a mean that leaves out failures would flatter. stderr is the paper's,
-    sqrt(population variance / n), nan for a single example. nan where there is nothing to average.
+    sqrt(population variance / n), nan for a single example. nan where there is nothing to average. layers_active: most
+    layers in which something was left out at any example; sparse_share: of decode steps, those that left something out.
     """
     of = {name: np.array([row[name] for row in rows], dtype=float) for name in NUMERIC}
     known = np.isfinite(of["counted"]) & np.isfinite(of["counted_dense"])
@@ -29,13 +30,16 @@ def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
         **means,
         "generated_tokens": int(of["generated_tokens"].sum()),
         "seconds": float(of["seconds"].sum()),
+        "calls": int(of["calls"].sum()),
+        "layers_active": int(of["layers_active"].max(initial=0)),
         "sparse_share": ratio(of["sparse_steps"].sum(), of["decode_steps"].sum()),
         "truncated": int(of["truncated"].sum()),
         "not_finite": int(len(rows) - of["finite"].sum()),
     }
 
 
-NUMERIC = (*MEANS, "score", "generated_tokens", "seconds", "sparse_steps", "decode_steps", "truncated", "finite")
+CERTIFIED = ("calls", "layers_active", "sparse_steps", "decode_steps", "truncated", "finite")
+NUMERIC = (*MEANS, "score", "generated_tokens", "seconds", *CERTIFIED)
 
 
 def mean(values: np.ndarray) -> float:

@@ -16,10 +16,10 @@ from hydra.utils import get_class
 
 from sparq_eval.cli import CONFIGS, fail, suggest
 from sparq_eval.errors import UserError
-from sparq_eval.evaluate.batches import answer_all
+from sparq_eval.evaluate.batches import answer_all, fitting
 from sparq_eval.evaluate.documents import note_prefilled
 from sparq_eval.evaluate.expand import Setting
-from sparq_eval.evaluate.run import fitting, named
+from sparq_eval.evaluate.run import named
 from sparq_eval.evaluate.settings import choice, whole_number
 from sparq_eval.harness.lm import EngineLM, hand_over
 from sparq_eval.hf.checkpoint import Checkpoint, open_checkpoint

@@ -30,10 +30,10 @@ class Small:
     def __init__(self, engine: Engine) -> None:
         self.engine, self.placement = engine, engine.placement
 
-    def answer(self, requests: Sequence[Request], methods: Sequence[Method]) -> list[list[Answer]]:
+    def answer(self, requests: Sequence[Request], *methods: Sequence[Method]) -> list[list[Answer]]:
         if len(requests) > 2:
             raise MemoryError
-        return self.engine.answer(requests, methods)
+        return self.engine.answer(requests, *methods)
 
 
 def answer_in_little_memory(engine: Any, *arguments: Any) -> Iterator[Batch]:

@@ -28,7 +28,10 @@ from sparq_eval.hf.workers import Workers
 from sparq_eval.methods import H2O, Dense, FlexGen, LMInfinite, Method, SparQ
 from sparq_eval.request import Answer, Request
 
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="these take the CPU for several devices")
+pytestmark = [
+    pytest.mark.models,
+    pytest.mark.skipif(torch.cuda.is_available(), reason="these take the CPU for several devices"),
+]
 
 CPU = torch.device("cpu")
 METHODS: list[Method] = [
@@ -122,6 +125,11 @@ def test_two_processes_answer_as_one(workers: Workers, size: int) -> None:
     assert {id(request) for batch in together for request in batch.requests} == {id(request) for request in REQUESTS}
 
 
+def test_prompts_from_their_context_are_shared_too(workers: Workers) -> None:
+    alone = answer_all(load_tiny(workers.placement), asked(), METHODS[:1], 2, METHODS)
+    assert answers_of(list(answer_all(workers, asked(), METHODS[:1], 2, METHODS))) == answers_of(list(alone))
+
+
 def test_workers_look_like_an_engine(workers: Workers) -> None:
     engine = load_tiny(workers.placement)
     forced = tiny_requests([20, 14], forced=[4, 5])
@@ -168,6 +176,8 @@ def test_a_process_that_dies_is_one_sentence_and_what_was_answered_is_kept(worke
         for batch in workers.share(in_workers.die, REQUESTS, METHODS, 2):
             found.append(batch)
     assert set(answers_of(found)) >= {2, 3}
+    with pytest.raises(UserError, match="the process there ended"):
+        list(answer_all(workers, REQUESTS, METHODS, 2))
     # the dead one aside
     assert workers.workers.pop(0).process.exitcode == -signal.SIGKILL
 
@@ -180,4 +190,4 @@ def test_ctrl_c_is_the_parents_alone_and_no_process_outlives_it(workers: Workers
     with pytest.raises(KeyboardInterrupt):
         interrupt.start()
         list(workers.share(in_workers.wait_long, REQUESTS, METHODS, 2))
-    assert left.process.exitcode == -signal.SIGTERM
+    assert left.process.exitcode == -signal.SIGKILL

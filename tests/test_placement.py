@@ -16,7 +16,10 @@ from sparq_eval.hf.placement import Placement, find_devices, place
 GIB = 2**30
 CPU, GPU = torch.device("cpu"), [torch.device("cuda", n) for n in range(3)]
 
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="they make believe which GPUs there are")
+pytestmark = [
+    pytest.mark.models,
+    pytest.mark.skipif(torch.cuda.is_available(), reason="they make believe which GPUs there are"),
+]
 
 
 def model_of(gib: float) -> Checkpoint:

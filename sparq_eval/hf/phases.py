@@ -17,6 +17,9 @@ from sparq_eval.hf.tally import Tally
 from sparq_eval.ops import Prompt, blocks, logits, mix, softmax
 from sparq_eval.step import Step, Visible
 
+# cuDNN's would make a plan for each length of a prompt, which takes longer than attending
+KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
 # what layers of one window on one device see is the same, and what is derived from it is derived once
 Visibles = dict[tuple[int | None, torch.device], Visible]
 Key = TypeVar("Key")
@@ -28,10 +31,6 @@ def once(kept: dict[Key, Made], key: Key, make: Callable[[], Made]) -> Made:
     if key not in kept:
         kept[key] = make()
     return kept[key]
-
-
-# cuDNN's would make a plan for each length of a prompt, which takes longer than attending
-KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 def step_of(call: Call, layer: Layer, end: int, visible: Visible, part: slice = slice(None)) -> Step:

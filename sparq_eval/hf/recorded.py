@@ -69,7 +69,7 @@ class Recorded:
         graph = torch.cuda.CUDAGraph()
         try:
             # a graph records what happens on the current device
-            with torch.cuda.device(self.engine.device), torch.cuda.graph(graph):
+            with torch.cuda.device(self.token.device), torch.cuda.graph(graph):
                 self.logits = self.step(in_place=True)
         except RuntimeError as error:
             say(f"this model's step cannot be recorded ({str(error).splitlines()[0]}): decoding launches every kernel")

@@ -1,36 +1,25 @@
-"""Copies of a model on several devices, each in a process of its own, that look like one engine.
-
-Threads would not do: decoding is bound by launching kernels, which happens under one interpreter's lock.
-"""
+"""Copies of a model on several devices, each in a process of its own, that look like one engine."""
 
 import functools
 import math
-import multiprocessing
-import os
-import signal
-import threading
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from multiprocessing.connection import wait
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import torch
 from transformers import PretrainedConfig
-from transformers.utils import logging
 
-from sparq_eval.errors import UserError
 from sparq_eval.hf.checkpoint import Checkpoint
 from sparq_eval.hf.engine import Engine
 from sparq_eval.hf.placement import Placement
+from sparq_eval.hf.worker import DONE, Worker
 from sparq_eval.methods import Method
 from sparq_eval.request import Answer, Request
 
 P = ParamSpec("P")
 R = TypeVar("R")
-DONE = object()
 
 
 @contextmanager
@@ -73,46 +62,6 @@ class Outline:
         return Outline(engine.model.config, engine.model.dtype)
 
 
-@dataclass(eq=False)
-class Worker:
-    """The parent's end of a process that runs one task after another, beginning with loading its engine."""
-
-    device: torch.device
-    process: BaseProcess
-    pipe: Connection
-    busy: bool = True
-
-    def begin(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> None:
-        if self.busy:
-            raise RuntimeError(f"the process on {self.device} is still at another task")
-        try:
-            self.pipe.send((function, arguments, named))
-        except OSError:
-            raise self.died() from None
-        self.busy = True
-
-    def result(self) -> Any:
-        """The next result of its task, DONE behind the last. Raises what the task raised."""
-        try:
-            kind, value = self.pipe.recv()
-        except (EOFError, OSError):
-            self.busy = False
-            raise self.died() from None
-        self.busy = kind == "result"
-        if kind == "error":
-            raise value
-        return value if self.busy else DONE
-
-    def died(self) -> UserError:
-        self.process.join(10)
-        code = self.process.exitcode
-        why = ", killed, most likely for lack of memory" if code == -signal.SIGKILL else ""
-        return UserError(
-            f"device={self.device}: the process there ended (exit code {code}{why}); what was measured is kept, and "
-            "the same command goes on from there"
-        )
-
-
 class Workers:
     """An engine to the code above it. `load` makes the engine of one process; like all that is sent to a process, it
     must be importable by its name.
@@ -121,17 +70,10 @@ class Workers:
     def __init__(self, load: Callable[[Placement], Engine], placement: Placement) -> None:
         self.placement = placement
         self.workers: list[Worker] = []
-        context = multiprocessing.get_context("spawn")
         threads = max(1, torch.get_num_threads() // placement.copies)
         try:
             for device in placement.devices:
-                here, there = context.Pipe()
-                process = context.Process(target=serve, args=(there, load, device, threads), daemon=True)
-                with interrupts_ignored():
-                    process.start()
-                # the worker's end is the worker's alone: it closes when the worker dies
-                there.close()
-                self.workers.append(Worker(device, process, here))
+                self.workers.append(Worker.start(load, device, threads))
             for worker in self.workers:
                 worker.result()
             self.model = self.call(Outline.of)
@@ -147,11 +89,7 @@ class Workers:
 
     def close(self) -> None:
         for worker in self.workers:
-            worker.process.terminate()
-        for worker in self.workers:
-            worker.process.join()
-            worker.pipe.close()
-            worker.busy = False
+            worker.stop()
 
     @property
     def device(self) -> torch.device:
@@ -161,10 +99,8 @@ class Workers:
     def layers(self) -> int:
         return self.model.config.get_text_config().num_hidden_layers
 
-    def answer(
-        self, requests: Sequence[Request], methods: Sequence[Method], *others: Sequence[Method], **options: Any
-    ) -> list[list[Answer]]:
-        return self.call(Engine.answer, requests, methods, *others, **options)
+    def answer(self, requests: Sequence[Request], methods: Sequence[Method], **options: Any) -> list[list[Answer]]:
+        return self.call(Engine.answer, requests, methods, **options)
 
     def call(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         """What `function(engine, …)` returns in one of the processes."""
@@ -179,10 +115,9 @@ class Workers:
         requests: Sequence[Request],
         methods: Sequence[Method],
         size: int,
-        *others: Any,
+        *more: Any,
     ) -> Iterator[Any]:
-        """The batches that `function(engine, part, methods, size, *others)` yields for all parts of the requests, as
-        they come.
+        """The batches that `function(engine, part, methods, size, …)` yields for parts of the requests, as they come.
 
         Each process takes `size` of the requests as soon as it has answered those before, fewer once memory ran out
         there. When one fails the others finish what they have begun, so that no answer is lost; then the error is
@@ -193,11 +128,10 @@ class Workers:
         failed: Exception | None = None
         try:
             while True:
-                for worker in self.workers if failed is None else ():
-                    if waiting and not worker.busy:
-                        most = sizes[worker]
-                        worker.begin(function, waiting[:most], methods, most, *others)
-                        waiting = waiting[most:]
+                for worker in self.workers:
+                    if waiting and failed is None and not worker.busy:
+                        part, waiting = waiting[: sizes[worker]], waiting[sizes[worker] :]
+                        worker.begin(function, part, methods, sizes[worker], *more)
                 busy = {worker.pipe: worker for worker in self.workers if worker.busy}
                 if not busy:
                     break
@@ -216,56 +150,3 @@ class Workers:
         finally:
             if any(worker.busy for worker in self.workers):
                 self.close()
-
-
-@contextmanager
-def interrupts_ignored() -> Iterator[None]:
-    """Ctrl-C is the parent's to act on: a process started in this block never sees it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def serve(pipe: Connection, load: Callable[[Placement], Engine], device: torch.device, threads: int) -> None:
-    """What a process does until its parent closes the pipe, or is gone."""
-    threading.Thread(target=leave_with_parent, daemon=True).start()
-    logging.disable_progress_bar()
-    torch.set_num_threads(threads)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    with telling(pipe, device):
-        engine = load(Placement((device,)))
-    while True:
-        try:
-            function, arguments, named = pipe.recv()
-        except EOFError:
-            return
-        with telling(pipe, device):
-            results = function(engine, *arguments, **named)
-            for result in results if isinstance(results, Iterator) else [results]:
-                pipe.send(("result", result))
-
-
-@contextmanager
-def telling(pipe: Connection, device: torch.device) -> Iterator[None]:
-    """Tell the parent how the block ended."""
-    try:
-        yield
-    except UserError as error:
-        pipe.send(("error", error))
-    except Exception:  # a parent that waits must hear of whatever it was
-        pipe.send(("error", RuntimeError(f"the process on {device} failed:\n{traceback.format_exc()}")))
-    else:
-        pipe.send(("done", None))
-
-
-def leave_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

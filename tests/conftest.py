@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 import yaml
 
 from sparq_eval.errors import UserError
@@ -14,14 +15,18 @@ if TYPE_CHECKING:
     from sparq_eval.hf.checkpoint import Checkpoint
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# threads that wait by spinning make tests many times as slow where cores are shared
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def pytest_report_header() -> str:
     return f"torch {version('torch')}, transformers {version('transformers')}"
+
+
+@pytest.fixture(autouse=True)
+def threads(request: pytest.FixtureRequest) -> None:
+    """Real models get all cores; a second thread costs tiny ones more than it brings."""
+    torch.set_num_threads((os.cpu_count() or 1) if request.node.get_closest_marker("real") else 1)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,8 @@ from sparq_eval.hf.selfcheck import TOLERANCE, self_check
 from sparq_eval.methods import H2O, Attended, Dense, FlexGen, LMInfinite, Method, Shape, SparQ, State
 from sparq_eval.step import Step
 
+pytestmark = pytest.mark.models
+
 METHODS: list[Method] = [Dense(), SparQ(3, 4, reallocate=True), SparQ(3, 5), H2O(5), LMInfinite(20), FlexGen(2)]
 REQUESTS = tiny_requests([40, 9], steps=3)
 

@@ -19,7 +19,6 @@ from sparq_eval.ops import Prompt, logits, mix, softmax
 from sparq_eval.request import Request
 from sparq_eval.step import Step, Visible
 
-torch.set_num_threads(1)  # a second thread costs tensors of this size more than it brings
 VOCABULARY = 97
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SIZES = {

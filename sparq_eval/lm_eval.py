@@ -61,11 +61,11 @@ class SparqEval(EngineLM):
     def answer_all(self, requests: Sequence[Request]) -> Iterator[Answer]:
         note_prefilled(f"{len(requests):,} requests", requests)
         size = self.batch_size or fitting(self.engine, requests, 1)
-        effort = {id(request): len(request.prompt) + request.steps + len(request.forced) for request in requests}
-        with progress(f"{len(requests):,} requests", sum(effort.values()), "tokens") as advance:
+        effort = sum(request.effort for request in requests)
+        with progress(f"{len(requests):,} requests", effort, "tokens") as advance:
             for batch in answer_all(self.engine, requests, [self.setting.method], size):
                 yield from batch.answers[0]
-                advance(sum(effort[id(request)] for request in batch.requests))
+                advance(sum(request.effort for request in batch.requests))
 
     def get_model_info(self) -> dict[str, Any]:
         """What lm-eval's results say about the model beside its arguments."""

@@ -31,6 +31,11 @@ class Request:
     ends: tuple[int, ...] = ()
     literal: bool = False
 
+    @property
+    def effort(self) -> int:
+        """Tokens that answering takes, at most: what progress counts."""
+        return len(self.prompt) + self.steps + len(self.forced)
+
 
 @dataclass(frozen=True)
 class Traffic:

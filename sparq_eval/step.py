@@ -11,11 +11,21 @@ Queries, keys and values are those after position embedding. The last T key posi
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+Key = TypeVar("Key")
+Made = TypeVar("Made")
+
+
+def once(kept: dict[Key, Made], key: Key, make: Callable[[], Made]) -> Made:
+    """What `make` gives, made for the first that asks and kept for the others."""
+    if key not in kept:
+        kept[key] = make()
+    return kept[key]
 
 
 @dataclass(frozen=True)
@@ -58,9 +68,7 @@ class Visible:
 
     def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """What `make` gives, made for the first layer and kept for the others, which see the same positions."""
-        if key not in self._made:
-            self._made[key] = make()
-        return self._made[key]
+        return once(self._made, key, make)
 
     @cached_property
     def _made(self) -> dict[Hashable, Any]:

@@ -209,8 +209,8 @@ def measure(cell: Cell, engine: Engine | Workers, settings: Settings, checked: A
     """
     history = provenance(engine.placement) | {"selfcheck": checked, "config": settings.config}
     groups = cell.missing()
-    effort = {id(r): len(r.prompt) + r.steps + len(r.forced) for requests in groups.values() for r in requests}
-    with progress(cell.task.name, sum(effort.values()), "tokens") as advance:
+    effort = sum(request.effort for requests in groups.values() for request in requests)
+    with progress(cell.task.name, effort, "tokens") as advance:
         for group, requests in groups.items():
             size = settings.batch_size or fitting(engine, requests, len(group))
             # in the order of their answers
@@ -226,7 +226,7 @@ def measure(cell: Cell, engine: Engine | Workers, settings: Settings, checked: A
                     asked = cell.asked(cell.settings[n])
                     own = facts | {"requested_ratios": asked} if asked else facts
                     cell.entries[n].append(rows_of(cell.task, batch, answers), own)
-                advance(sum(effort[id(request)] for request in batch.requests))
+                advance(sum(request.effort for request in batch.requests))
 
 
 def rows_of(task: Task, batch: Batch, answers: Sequence[Answer]) -> list[Row]:

@@ -1,8 +1,8 @@
 """What a layer's attention does in each phase of a batch: prefill, decoding, scoring."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,22 +15,13 @@ from sparq_eval.hf.cache import Cache, Layer
 from sparq_eval.hf.seam import Call
 from sparq_eval.hf.tally import Tally
 from sparq_eval.ops import Prompt, blocks, logits, mix, softmax
-from sparq_eval.step import Step, Visible
+from sparq_eval.step import Step, Visible, once
 
 # cuDNN's would make a plan for each length of a prompt, which takes longer than attending
 KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 # what layers of one window on one device see is the same, and what is derived from it is derived once
 Visibles = dict[tuple[int | None, torch.device], Visible]
-Key = TypeVar("Key")
-Made = TypeVar("Made")
-
-
-def once(kept: dict[Key, Made], key: Key, make: Callable[[], Made]) -> Made:
-    """What `make` gives, made for the first layer that asks for it."""
-    if key not in kept:
-        kept[key] = make()
-    return kept[key]
 
 
 def step_of(call: Call, layer: Layer, end: int, visible: Visible, part: slice = slice(None)) -> Step:

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from sparq_eval.step import Step
@@ -66,6 +66,12 @@ class Prompt(Step):
         return torch.einsum("bs,bhsd->bhd", seen.float(), self.v.float())
 
     @cached_property
+    def key_peaks(self) -> Float[Tensor, "B H D"]:
+        """Largest magnitude of each key component in the prompt, in float32; 1 where it is 0."""
+        peaks = self.k.float().abs().masked_fill(~self.visible.valid[:, None, :, None], 0).amax(dim=2)
+        return peaks.masked_fill(peaks == 0, 1)
+
+    @cached_property
     def column_sums(self) -> Float[Tensor, "B H S"]:
         """Weight that each position has had from all queries under dense attention: mean over the group, sum over T."""
         sums = torch.zeros(self.k.shape[:3], device=self.k.device)
@@ -116,6 +122,26 @@ def take(x: Float[Tensor, "B H S D"], index: Int[Tensor, "B H N"]) -> Float[Tens
     example = torch.arange(B, device=x.device)[:, None, None]
     head = torch.arange(H, device=x.device)[:, None]
     return x[example, head, index]
+
+
+def narrow(k: Float[Tensor, "B H S D"], copy: str, scale: Float[Tensor, "B H D"] | None) -> Shaped[Tensor, "B H S D"]:
+    """Keys as a second copy holds them: as they are, in `fp8`, or in `int8` by a scale a component."""
+    if copy == "fp8":
+        largest = torch.finfo(torch.float8_e4m3fn).max
+        return k.clamp(-largest, largest).to(torch.float8_e4m3fn)
+    if copy == "int8":
+        assert scale is not None
+        return (k.float() / scale[:, :, None]).round().clamp(-127, 127).to(torch.int8)
+    return k
+
+
+def restore(
+    narrow: Shaped[Tensor, "B H S D"], dtype: torch.dtype, scale: Float[Tensor, "B H D"] | None
+) -> Float[Tensor, "B H S D"]:
+    """The keys that a second copy stands for."""
+    if scale is None:
+        return narrow.to(dtype)
+    return (narrow.float() * scale[:, :, None]).to(dtype)
 
 
 def value_mean(step: Step, past: Float[Tensor, "B H D"] | None) -> Float[Tensor, "B H T D"]:

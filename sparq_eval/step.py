@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 Key = TypeVar("Key")
@@ -80,11 +80,23 @@ class Visible:
 
 
 @dataclass(frozen=True)
+class Columns:
+    """A second copy of the keys in which the positions of a component lie side by side, for reading some components.
+
+    values: as keys are, or narrow (float8, int8). scale: what int8 values are multiplied by, a component.
+    """
+
+    values: Shaped[Tensor, "B H D S"]
+    scale: Float[Tensor, "B H D"] | None = None
+
+
+@dataclass(frozen=True)
 class Step:
     """One attention call of one layer.
 
     scale multiplies the logits; softcap (Gemma 2) bends them to softcap * tanh(logits / softcap); sinks (GPT-OSS) are
-    logits, one a query head, of a position without a value.
+    logits, one a query head, of a position without a value. columns: the second copy of the keys that some kernels
+    read, where the cache keeps it.
     """
 
     q: Float[Tensor, "B H G T D"]
@@ -94,6 +106,7 @@ class Step:
     scale: float
     softcap: float | None = None
     sinks: Float[Tensor, "H G"] | None = None
+    columns: Columns | None = None
 
     @property
     def groups(self) -> int:
@@ -121,4 +134,5 @@ class Step:
             k=self.k[:, :, :end],
             v=self.v[:, :, :end],
             visible=self.visible.narrow(first, last),
+            columns=None,
         )

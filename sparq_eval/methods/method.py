@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self, TypeGuard
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from sparq_eval.ops import Prompt
@@ -32,12 +32,13 @@ class Shape:
 class Attended:
     """What a method returns for a step.
 
-    selected: positions attended, the query's own among them. moved: elements read from and written to the cache.
+    selected: positions attended, the query's own among them. moved: elements read from and written to the cache; one of
+    half the width counts as half an element.
     """
 
     out: Float[Tensor, "B H G T D"]
     selected: Int[Tensor, "B H T"]
-    moved: Int[Tensor, "B H T"]
+    moved: Num[Tensor, "B H T"]
 
     @staticmethod
     def join(parts: "list[Attended]") -> "Attended":

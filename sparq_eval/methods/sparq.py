@@ -5,10 +5,10 @@ the k best; the weight that the approximation gives to the rest goes to the mean
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, Self, final
+from typing import Any, NamedTuple, Self, final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from sparq_eval.methods.method import (
@@ -26,7 +26,7 @@ from sparq_eval.methods.method import (
     require_budget,
     whole,
 )
-from sparq_eval.ops import Prompt, attend_at, cap, dot, hide, softmax, value_mean
+from sparq_eval.ops import Prompt, attend_at, cap, dot, hide, narrow, restore, softmax, value_mean
 from sparq_eval.step import Step
 
 
@@ -37,7 +37,9 @@ class SparQ(Method):
     of the prompt, then at least `min_k`; `local` of them are the most recent (default k // 4); the query's own comes on
     top. reallocate: give the missing weight to the mean value (default: only where every query head has its own
     key/value head, as in the paper). rank_by: what is summed over the query heads of a group to rank positions, their
-    approximate `logits`, as in the published code, or the `weights` these make, as in the paper's Appendix B.
+    approximate `logits`, as in the published code, or the `weights` these make, as in the paper's Appendix B. copy: what
+    step 1 reads: `same`, a second copy of the keys; `fp8` (e4m3) or `int8` (scaled by the largest of each component in
+    the prompt), a second copy of half a 16-bit key's width; `none`, the keys themselves (slower, the same numbers).
     """
 
     r: Budget = 32
@@ -45,11 +47,13 @@ class SparQ(Method):
     local: int | None = None
     reallocate: bool | None = None
     rank_by: str = "logits"
+    copy: str = "same"
     min_k: int = 1
 
     def __post_init__(self) -> None:
         require_budget("r", self.r, "the head size")
         require(self.rank_by in ("logits", "weights"), "rank_by", self.rank_by, "logits or weights")
+        require(self.copy in COPIES, "copy", self.copy, ", ".join(COPIES))
         object.__setattr__(self, "min_k", least_k(self.k, self.min_k))
         object.__setattr__(self, "local", local_of(self.k, self.local))
 
@@ -66,30 +70,36 @@ class SparQ(Method):
         # half of the budget for each step, as in the paper's needle and long-context sweeps
         return {"r": max(1, round(shape.head_size / compression))}
 
-    def prefill(self, prompt: Prompt) -> Float[Tensor, "B H D"] | None:
+    def prefill(self, prompt: Prompt) -> "Kept | None":
         # a sliding window forgets values too: there the mean is taken anew at each step
-        return prompt.value_sum if self.reallocate and prompt.visible.window is None else None
+        value_sum = prompt.value_sum if self.reallocate and prompt.visible.window is None else None
+        scale = prompt.key_peaks / 127 if self.copy == "int8" else None
+        return None if value_sum is None and scale is None else Kept(value_sum, scale)
 
     def attend(self, step: Step, state: State) -> tuple[Attended, State]:
-        scores = approximate(step, whole(self.r))  # (B, H, G, T, S)
+        state = state or Kept()
+        scores = approximate(step, whole(self.r), self.copy, state.scale)  # (B, H, G, T, S)
         recent = step.visible.recent(self.local or 0)
         ranked = self.rank(scores).masked_fill(recent[:, None], torch.inf)  # (B, H, T, S)
         index = ranked.topk(min(whole(self.k) + 1, ranked.shape[-1]), dim=-1, sorted=False).indices
         seen = step.visible.mask[:, None].expand_as(ranked).gather(-1, index)
         out, _ = attend_at(step, index, seen)
         selected = seen.sum(dim=-1)
-        # step 1 reads r components of each cached key; a key is written twice, a value once
-        D = step.head_size
-        moved = (count_of(step) - 1) * self.r + (selected - 1) * 2 * D + 3 * D
         if self.reallocate:
             spread = index[:, :, None].expand(-1, -1, step.groups, -1, -1)
             covered = softmax(scores).gather(-1, spread).sum(dim=-1, keepdim=True)  # alpha: (B, H, G, T, 1)
-            mean = value_mean(step, state)[:, :, None]
+            mean = value_mean(step, state.value_sum)[:, :, None]
             out = (covered * out + (1 - covered) * mean).to(step.v.dtype)
-            moved = moved + 2 * D  # the mean value is read and written
-        if state is not None:
-            state = state + step.own_v.float().sum(dim=2)
-        return Attended(out, selected, moved), state
+        return Attended(out, selected, self.moved(count_of(step), selected, step.head_size)), state.after(step)
+
+    def moved(self, count: Int[Tensor, "*n"], selected: Int[Tensor, "*n"], D: int) -> Num[Tensor, "*n"]:
+        """Elements: components of each cached key, chosen keys and values, what is written, the mean value."""
+        return (count - 1) * (self.r * COPIES[self.copy].read) + (selected - 1) * 2 * D + self.fixed(D)
+
+    def fixed(self, D: int) -> float:
+        """Elements that do not depend on how much is cached: key, value, second key, the scales, the mean value."""
+        copy = COPIES[self.copy]
+        return (2 + copy.written + (2 if self.reallocate else 0)) * D + (self.r if copy.scaled else 0)
 
     def rank(self, scores: Float[Tensor, "B H G T S"]) -> Float[Tensor, "B H T S"]:
         # where a head has no group, its weights rank as its logits do, and logits do not vanish
@@ -99,11 +109,44 @@ class SparQ(Method):
         return softmax(scores).sum(dim=2).masked_fill(scores[:, :, 0] == -torch.inf, -1)
 
     def transfers(self, S: float, shape: Shape) -> float:
-        return S * self.r + 2 * self.k * shape.head_size + (5 if self.reallocate else 3) * shape.head_size
+        D = shape.head_size
+        return S * self.r * COPIES[self.copy].read + 2 * self.k * D + self.fixed(D)
 
     def transfers_as_printed(self, S: float, shape: Shape) -> float:
         """Appendix G: one formula, whether the missing weight is reallocated or not."""
-        return S * self.r + 2 * self.k * shape.head_size + 4 * shape.head_size
+        D = shape.head_size
+        return S * self.r * COPIES[self.copy].read + 2 * self.k * D + 4 * D
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Without a copy that is nothing special."""
+        values = super().settings
+        if self.copy == "same":
+            values.pop("copy")
+        return values
+
+
+class Copy(NamedTuple):
+    """What step 1 costs by the copy that it reads: width of an element that is read; of a key that is written."""
+
+    read: float
+    written: float
+    scaled: bool = False
+
+
+COPIES = {"same": Copy(1, 1), "fp8": Copy(0.5, 0.5), "int8": Copy(0.5, 0.5, scaled=True), "none": Copy(1, 0)}
+
+
+class Kept(NamedTuple):
+    """value_sum: of the values so far, for the running mean; None where it is taken anew. scale: of the int8 copy."""
+
+    value_sum: Float[Tensor, "B H D"] | None = None
+    scale: Float[Tensor, "B H D"] | None = None
+
+    def after(self, step: Step) -> "Kept | None":
+        if self.value_sum is None:
+            return self if self.scale is not None else None
+        return self._replace(value_sum=self.value_sum + step.own_v.float().sum(dim=2))
 
 
 def components(q: Float[Tensor, "B H G T D"], r: int) -> Int[Tensor, "B H 1 T R"]:
@@ -111,9 +154,11 @@ def components(q: Float[Tensor, "B H G T D"], r: int) -> Int[Tensor, "B H 1 T R"
     return q.float().abs().sum(dim=2, keepdim=True).topk(r, dim=-1, sorted=False).indices
 
 
-def approximate(step: Step, r: int) -> Float[Tensor, "B H G T S"]:
+def approximate(
+    step: Step, r: int, copy: str = "same", scale: Float[Tensor, "B H D"] | None = None
+) -> Float[Tensor, "B H G T S"]:
     """Logits from r components of query and key, at the temperature that makes up for the missing ones."""
-    q = step.q
+    q, k = step.q, restore(narrow(step.k, copy, scale), step.k.dtype, scale)
     index = components(q, r).expand(-1, -1, q.shape[2], -1, -1)
     # other components are zeroed rather than left out: the same sum, as one product with the keys as they lie
     part = torch.zeros_like(q).scatter(-1, index, q.gather(-1, index))
@@ -122,4 +167,4 @@ def approximate(step: Step, r: int) -> Float[Tensor, "B H G T S"]:
     coverage = coverage.nan_to_num(1.0)
     # the paper's sqrt(d * coverage), with 1/sqrt(d) being the model's own scale
     part = (part * (step.scale / coverage.sqrt())).to(q.dtype)
-    return hide(cap(dot(part, step.k), step.softcap), step)
+    return hide(cap(dot(part, k), step.softcap), step)

@@ -1,0 +1,272 @@
+"""One decode step of attention: every dense back end that is there beside the methods and their kernels, case by case.
+
+A case is a batch and its sizes. What is timed must first be right: each implementation's result, with memory poisoned
+that it did not write, is compared with the method in float64 on inputs drawn for this case; one that fails is not timed.
+"""
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
+
+from sparq_eval.bench.timing import time_calls
+from sparq_eval.kernels import find_kernel
+from sparq_eval.methods import Dense, FlexGen, H2O, LMInfinite, Method, Shape, SparQ
+from sparq_eval.methods.sparq import COPIES, Kept
+from sparq_eval.ops import Prompt, narrow
+from sparq_eval.results.bench_rows import AttentionRow
+from sparq_eval.step import Columns, Step, Visible
+
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
+BACKENDS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+SPREAD = 2**29  # bytes of caches that calls go round, many times what a processor's own cache holds
+ALIGNED = 128  # a capacity is a multiple of it
+
+
+@dataclass(frozen=True)
+class Case:
+    """Sizes as in `sparq_eval.step`: H key/value heads of G query heads each."""
+
+    B: int
+    H: int
+    G: int
+    D: int
+    S: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def cache_bytes(self) -> int:
+        return 2 * self.B * self.H * self.S * self.D * self.dtype.itemsize
+
+    @property
+    def shape(self) -> Shape:
+        return Shape(self.H, self.G, self.D)
+
+
+@dataclass(frozen=True)
+class Runner:
+    """One implementation of one method. start: what a method keeps beside keys and values; call: one decode step."""
+
+    name: str
+    backend: str
+    method: Method
+    start: Callable[[Step], Any]
+    call: Callable[[Step, Any], Tensor]
+    copy: str | None = None
+
+
+def measure(cases: Sequence[Case], choose: Callable[[Case], Sequence[Runner]], tell: Callable[[AttentionRow], None]) -> list[AttentionRow]:
+    """Time every runner of every case; rows are told as they come."""
+    rows = []
+    for case in cases:
+        runners = choose(case)
+        copies = {runner.copy for runner in runners if runner.copy}
+        sets = [steps_of(case, copies) for _ in range(max(1, min(8, SPREAD // case.cache_bytes)))]
+        for runner in runners:
+            row = time_one(case, runner, sets)
+            tell(row)
+            rows.append(row)
+        del sets
+        gc.collect()
+        if case.device.type == "cuda":
+            torch.cuda.empty_cache()
+    return rows
+
+
+def steps_of(case: Case, copies: set[str]) -> dict[str | None, Step]:
+    """A step on fresh random caches; by copy, the same step with that second copy of the keys."""
+    B, H, G, D, S = case.B, case.H, case.G, case.D, case.S
+    k, v = (torch.randn(B, H, S, D, device=case.device, dtype=case.dtype) for _ in range(2))
+    q = torch.randn(B, H, G, 1, D, device=case.device, dtype=case.dtype)
+    visible = Visible(torch.ones(B, S, dtype=torch.bool, device=case.device), 1)
+    step = Step(q, k, v, visible, D**-0.5)
+    found: dict[str | None, Step] = {None: step}
+    for copy in sorted(copies):
+        found[copy] = replace(step, columns=columns_of(k, copy))
+    return found
+
+
+def columns_of(k: Tensor, copy: str) -> Columns:
+    """A second copy of keys of B H S D; its capacity is aligned, what lies behind S is not to be read."""
+    B, H, S, D = k.shape
+    capacity = -(-S // ALIGNED) * ALIGNED
+    scale = k.abs().amax(dim=2).float() / 127 if copy == "int8" else None
+    values: Tensor | None = None
+    for b in range(B):  # example by example, to spare memory
+        part = narrow(k[b : b + 1], copy, None if scale is None else scale[b : b + 1])
+        if values is None:
+            values = torch.zeros(B, H, D, capacity, dtype=part.dtype, device=k.device)
+        values[b : b + 1, :, :, :S] = part.mT
+    assert values is not None
+    return Columns(values, scale)
+
+
+def time_one(case: Case, runner: Runner, sets: Sequence[dict[str | None, Step]]) -> AttentionRow:
+    method, D = runner.method, case.D
+    moved = method.transfers(case.S - 1, case.shape) * case.B * case.H * case.dtype.itemsize
+    r, k = getattr(method, "r", None), getattr(method, "k", None)
+    read = r if r is not None else (D if not isinstance(method, LMInfinite | H2O) else 0)
+    chosen = min(k, case.S) if k is not None else case.S
+    flops = 2.0 * case.B * case.H * case.G * (case.S * read + 2 * chosen * D if k is not None else 2 * case.S * D)
+    row: dict[str, Any] = dict(
+        implementation=runner.name, method=name_of(method), backend=runner.backend,
+        B=case.B, H=case.H, G=case.G, D=D, S=case.S, r=r, k=k, copy=getattr(method, "copy", None),
+        reallocate=getattr(method, "reallocate", None), dtype=str(case.dtype).removeprefix("torch."),
+        bytes=float(moved), flops=flops,
+    )  # fmt: skip
+    try:
+        error = error_of(case, runner, sets)
+        row["error"] = error
+        if not error <= tolerance(case, method):
+            return AttentionRow(**row | {"note": f"wrong: differs from float64 by {error:.2g}"})
+        steps = [each[runner.copy] for each in sets]
+        started = [(step, runner.start(step)) for step in steps]
+        calls = [lambda step=step, state=state: runner.call(step, state) for step, state in started]
+        timed = time_calls(calls, case.device)
+    except torch.OutOfMemoryError:
+        return AttentionRow(**row | {"note": "out of memory"})
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        # a back end that does not take this case says so by raising
+        return AttentionRow(**row | {"note": str(error).strip().splitlines()[0][:200]})
+    return AttentionRow(
+        **row, seconds=timed.seconds, low=timed.low, high=timed.high, repeats=timed.repeats
+    )
+
+
+def tolerance(case: Case, method: Method) -> float:
+    return TOLERANCE[case.dtype]
+
+
+def name_of(method: Method) -> str:
+    return {Dense: "dense", SparQ: "sparq", H2O: "h2o", LMInfinite: "lm_infinite", FlexGen: "flexgen"}[type(method)]
+
+
+def error_of(case: Case, runner: Runner, sets: Sequence[dict[str | None, Step]]) -> float:
+    """Norm of the difference to the method in float64, over its norm, on a query drawn for it, in poisoned memory."""
+    base = sets[0][runner.copy]
+    r = getattr(runner.method, "r", None)
+    step = replace(base, q=untied(case, r) if r is not None and r < case.D else torch.randn_like(base.q))
+    with poisoned():
+        out = runner.call(step, runner.start(step)).double()
+    ours = torch.zeros((), dtype=torch.float64, device=case.device)
+    norm = ours.clone()
+    for b in range(case.B):
+        reference = in_float64(runner.method, step, b)
+        ours += (out[b : b + 1] - reference).square().sum()
+        norm += reference.square().sum()
+    error = (ours / norm).sqrt().item()
+    return error if error == error else float("inf")
+
+
+def in_float64(method: Method, step: Step, b: int) -> Tensor:
+    """The method's result for one example, in float64."""
+    q, k, v = (x[b : b + 1].double() for x in (step.q, step.k, step.v))
+    visible = Visible(step.visible.valid[b : b + 1], 1)
+    exact = Step(q, k, v, visible, step.scale)
+    state = None
+    if isinstance(method, SparQ):
+        scale = None if step.columns is None or step.columns.scale is None else step.columns.scale[b : b + 1]
+        state = Kept(None, scale)
+    elif isinstance(method, H2O):
+        state = method.prefill(prompt_of(step, b))
+        # in float64 as its ledger is, which begins with the prompt's
+    return method.attend(exact, state)[0].out
+
+
+def prompt_of(step: Step, b: int | None = None) -> Prompt:
+    raise NotImplementedError
+
+
+def untied(case: Case, r: int) -> Tensor:
+    """A query whose r-th and r+1-th largest components differ, over each group: which is taken is not left open."""
+    q = torch.randn(case.B, case.H, case.G, 1, case.D, device=case.device, dtype=case.dtype)
+    for _ in range(20):
+        size = q.float().abs().sum(dim=2).sort(dim=-1, descending=True).values[..., 0, :]  # (B, H, D)
+        tied = size[..., r - 1] - size[..., r] < 1e-5 * size[..., r]
+        if not tied.any():
+            break
+        q = torch.where(tied[:, :, None, None, None], torch.randn_like(q), q)
+    return q
+
+
+@contextmanager
+def poisoned() -> Iterator[None]:
+    """Memory that is taken and not written holds not-a-number."""
+    was = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(was)
+
+
+def dense_runners(case: Case) -> list[Runner]:
+    """Every back end of torch's attention; a group of queries as heads and, where there is one, as query positions."""
+    names = list(BACKENDS) if case.device.type == "cuda" else ["flash", "math"]
+    found = []
+    for name in names:
+        found.append(Runner(f"sdpa {name}", "sdpa", Dense(), nothing, sdpa(BACKENDS[name], folded=False)))
+        if case.G > 1:
+            call = sdpa(BACKENDS[name], folded=True)
+            found.append(Runner(f"sdpa {name}, group as queries", "sdpa", Dense(), nothing, call))
+    return found
+
+
+def nothing(step: Step) -> None:
+    return None
+
+
+def sdpa(backend: SDPBackend, folded: bool) -> Callable[[Step, Any], Tensor]:
+    def call(step: Step, _: Any) -> Tensor:
+        B, H, G, _, D = step.q.shape
+        with sdpa_kernel(backend):
+            if folded:
+                out = scaled_dot_product_attention(step.q[:, :, :, 0], step.k, step.v, scale=step.scale)
+            else:
+                q = step.q.flatten(1, 2)
+                out = scaled_dot_product_attention(q, step.k, step.v, scale=step.scale, enable_gqa=G > 1)
+        return out.view(B, H, G, 1, D)
+
+    return call
+
+
+def torch_runner(method: Method) -> Runner:
+    """The method as it is evaluated."""
+    name = f"{name_of(method)} torch"
+    return Runner(name, "torch", method, state_of(method), lambda step, state: method.attend(step, state)[0].out)
+
+
+def kernel_runner(method: Method, case: Case) -> Runner:
+    kernel = find_kernel(method, case.device)
+    label = "triton" if case.device.type == "cuda" else "cpu"
+    copy = kernel.copy
+    words = {"none": ", one copy", "fp8": ", fp8 copy", "int8": ", int8 copy"}.get(getattr(method, "copy", ""), "")
+    return Runner(
+        f"{name_of(method)} {label}{words}", "kernel", method, state_of(method),
+        lambda step, state: kernel.attend(step, state)[0].out, copy,
+    )  # fmt: skip
+
+
+def state_of(method: Method) -> Callable[[Step], Any]:
+    """What a method has kept when the step comes, where it does not depend on the prompt's queries."""
+
+    def start(step: Step) -> Any:
+        if not isinstance(method, SparQ):
+            return None
+        # the running sum is that before the step's own token
+        total = step.v[:, :, :-1].sum(dim=2, dtype=torch.float32) if method.reallocate else None
+        return Kept(total, None if step.columns is None else step.columns.scale)
+
+    return start

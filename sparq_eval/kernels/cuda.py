@@ -1,0 +1,142 @@
+"""Kernels for CUDA devices, written in Triton."""
+
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from sparq_eval.kernels.gather import Attention, attend_ends, attend_ranked
+from sparq_eval.kernels.kernel import Kernel, require_one, run_of
+from sparq_eval.kernels.rank import Ranking, rank
+from sparq_eval.methods import Attended, Dense, FlexGen, LMInfinite, SparQ, State
+from sparq_eval.methods.method import count_of, whole
+from sparq_eval.methods.sparq import Kept
+from sparq_eval.step import Columns, Step, once
+
+
+@dataclass
+class Counters:
+    """Zeros in which the programs of a head count those that have ended; every kernel leaves zeros."""
+
+    made: dict[tuple[torch.device, int], Tensor] = field(default_factory=dict)
+
+    def __call__(self, step: Step) -> Int[Tensor, "R"]:
+        rows, device = step.k.shape[0] * step.k.shape[1], step.k.device
+        return once(self.made, (device, rows), lambda: torch.zeros(rows, dtype=torch.int32, device=device))
+
+
+@final
+@dataclass
+class SparQKernel(Kernel):
+    """Two launches: one ranks, one attends to what was chosen."""
+
+    method: SparQ
+    counters: Counters = field(default_factory=Counters)
+
+    def __post_init__(self) -> None:
+        if self.method.rank_by != "logits":
+            raise ValueError(f"rank_by={self.method.rank_by}: this kernel ranks by logits; use backend=torch")
+
+    @property
+    def copy(self) -> str | None:
+        return None if self.method.copy == "none" else self.method.copy
+
+    def attend(self, step: Step, state: State) -> tuple[Attended, State]:
+        require_one(step, "SparQ's kernel")
+        method, kept, D = self.method, state or Kept(), step.head_size
+        call = call_of(step, self.counters)
+        how = Ranking(
+            whole(method.r), whole(method.k), method.local or 0, step.scale, step.softcap, bool(method.reallocate)
+        )
+        found = rank(call.q, step.k if method.copy == "none" else columns_of(step), call.first, call.stop, how)
+        before = kept.value_sum
+        if method.reallocate and before is None:
+            # without a running sum the values before the query's own are summed anew
+            before = sum_seen(step) - step.own_v[:, :, 0].float()
+        out, value_sum = attend_ranked(call, found, before)
+        selected, moved = step.visible.once((method, D), lambda: counts(method, step))
+        if kept.value_sum is not None:
+            kept = kept._replace(value_sum=value_sum)
+        return Attended(out[:, :, :, None], selected, moved), None if state is None else kept
+
+
+def counts(method: SparQ, step: Step) -> tuple[Tensor, Tensor]:
+    count = count_of(step)
+    selected = count.clamp(max=whole(method.k) + 1)
+    return selected, method.moved(count, selected, step.head_size)
+
+
+@final
+@dataclass
+class FlexGenKernel(Kernel):
+    """All keys are read, from the copy that ranks; then the values of the chosen."""
+
+    method: FlexGen
+    counters: Counters = field(default_factory=Counters)
+
+    @property
+    def copy(self) -> str | None:
+        return "same"
+
+    def attend(self, step: Step, state: State) -> tuple[Attended, State]:
+        require_one(step, "FlexGen's kernel")
+        if step.groups > 1 or step.sinks is not None:
+            raise ValueError("FlexGen's kernel needs a key/value head for every query head, and no sinks")
+        call, k = call_of(step, self.counters), whole(self.method.k)
+        how = Ranking(step.head_size, k, -1, step.scale, step.softcap, covered=True, own=False)
+        found = rank(call.q, columns_of(step), call.first, call.stop, how)
+        out, _ = attend_ranked(call, found, None)
+        count, D = count_of(step), step.head_size
+        selected = count.clamp(max=k)
+        # whether the query's own value is among the chosen is not looked up: it is counted as read
+        return Attended(out[:, :, :, None], selected, (count - 1) * D + selected * D + 2 * D), state
+
+
+@final
+@dataclass
+class LMInfiniteKernel(Kernel):
+    method: LMInfinite
+    counters: Counters = field(default_factory=Counters)
+
+    def attend(self, step: Step, state: State) -> tuple[Attended, State]:
+        require_one(step, "LM-Infinite's kernel")
+        k, sink = whole(self.method.k), self.method.sink
+        out = attend_ends(call_of(step, self.counters), sink, k - sink)
+        selected = count_of(step).clamp(max=k)
+        return Attended(out[:, :, :, None], selected, 2 * selected * step.head_size), state
+
+
+@final
+@dataclass
+class DenseKernel(Kernel):
+    """Everything that is seen, split over programs as in flash decoding."""
+
+    method: Dense
+    counters: Counters = field(default_factory=Counters)
+
+    def attend(self, step: Step, state: State) -> tuple[Attended, State]:
+        require_one(step, "the dense kernel")
+        out = attend_ends(call_of(step, self.counters), 0, step.k.shape[2])
+        count = count_of(step)
+        return Attended(out[:, :, :, None], count, 2 * count * step.head_size), state
+
+
+def call_of(step: Step, counters: Counters) -> Attention:
+    first, stop = run_of(step.visible)
+    q = step.q[:, :, :, 0].contiguous()
+    return Attention(q, step.k, step.v, first, stop, counters(step), step.scale, step.softcap, step.sinks)
+
+
+def columns_of(step: Step) -> Columns:
+    if step.columns is None:
+        raise ValueError("this kernel reads a second copy of the keys (Step.columns), and there is none")
+    return step.columns
+
+
+def sum_seen(step: Step) -> Tensor:
+    return torch.einsum("bs,bhsd->bhd", step.visible.mask[:, 0].float(), step.v.float())
+
+
+KERNELS = {SparQ: SparQKernel, FlexGen: FlexGenKernel, LMInfinite: LMInfiniteKernel, Dense: DenseKernel}

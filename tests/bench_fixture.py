@@ -36,12 +36,14 @@ def timed(seconds: float) -> dict[str, Any]:
     return {"seconds": seconds, "low": seconds * 0.97, "high": seconds * 1.05, "repeats": 200}
 
 
-def attention(machine: dict[str, Any], dtype: str, H: int = 32, G: int = 1, D: int = 128) -> Iterator[BenchRow]:
+def attention(
+    machine: dict[str, Any], dtype: str, H: int = 32, G: int = 1, D: int = 128, few: bool = False
+) -> Iterator[BenchRow]:
     size = 4 if dtype == "float32" else 2
     copy, slow = CEILINGS[machine["device"]]["copy"], 1 if machine is GPU else 20
     assert copy
-    for B in (1, 4, 16, 64):
-        for S in (2048, 4096, 8192, 16384, 65536):
+    for B in (4, 64) if few else (1, 4, 16, 64):
+        for S in (2048, 4096, 65536) if few else (2048, 4096, 8192, 16384, 65536):
             sizes: dict[str, Any] = {"B": B, "H": H, "G": G, "D": D, "S": S, "dtype": dtype}
             whole = 2 * B * H * S * D * size
             for implementation, start, share in DENSE if machine is GPU else DENSE[:1]:
@@ -56,8 +58,8 @@ def attention(machine: dict[str, Any], dtype: str, H: int = 32, G: int = 1, D: i
                 else:
                     yield AttentionRow(**row, **timed(slow * start + whole / copy / share), error=3e-4)
             for implementation, kind, start, share in SPARQ if machine is GPU else SPARQ[-1:]:
-                for r in (16, 32, 64):
-                    for k in (64, 128, 256):
+                for r in (16, 32) if few else (16, 32, 64):
+                    for k in (64, 128) if few else (64, 128, 256):
                         moved = B * H * (S * r * WIDTH[kind] + 2 * k * D) * size
                         row = sizes | {
                             "method": "sparq",
@@ -96,11 +98,13 @@ def decode(machine: dict[str, Any], dtype: str) -> Iterator[BenchRow]:
             yield DecodeRow(**own, **timed(inside + weights / copy / 0.8), attention_seconds=inside)
 
 
-def everything() -> list[Bench]:
+def everything(few: bool = False) -> list[Bench]:
+    """Records of both kinds on two devices. few: fewer sizes and budgets, none left that only repeats another."""
+    grouped = [] if few else [bench(list(attention(GPU, "bfloat16", H=8, G=4)))]
     return [
-        bench(list(attention(GPU, "float16"))),
-        bench(list(attention(GPU, "bfloat16", H=8, G=4))),
-        bench(list(attention(CPU, "float32")), CPU),
+        *grouped,
+        bench(list(attention(GPU, "float16", few=few))),
+        bench(list(attention(CPU, "float32", few=few)), CPU),
         bench(list(decode(GPU, "bfloat16"))),
         bench(list(decode(CPU, "float32")), CPU),
     ]

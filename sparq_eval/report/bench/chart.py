@@ -156,7 +156,7 @@ def entries(plot: Plot) -> tuple[list[Line2D], list[str]]:
     ranked = sorted(shown.values(), key=lambda series: series.under)
     handles = [Line2D([], [], **series.style) for series in ranked]
     handles += [Line2D([], [], color="#555555", linestyle=dashes, linewidth=0.9) for _, dashes in plot.notes]
-    return handles, [drawable(label, 48) for label in (*(one.label for one in ranked), *dict(plot.notes))]
+    return handles, [drawable(label, 60) for label in (*(one.label for one in ranked), *dict(plot.notes))]
 
 
 def fitting(labels: Sequence[str], width: float) -> int:

@@ -33,7 +33,8 @@ def roofline_plots(rows: pd.DataFrame) -> Iterator[Plot]:
             )
             for (method, backend), part in group.groupby(["method", "backend"], sort=False)
         ]
-        points.reverse()  # dense, of which there are the fewest, above the others
+        # what has few points above what has many
+        points.sort(key=lambda series: -len(series.points))
         ceiling = tuple(ceilings(group))
         chart = Chart("", "arithmetic intensity (flop per byte)", "Tflop/s", (*ceiling, *points), log=True)
         yield Plot(f"bench-{safe(str(device))}-{dtype}-roofline", f"{brief(str(device))}, {dtype}", (chart,), 1)

@@ -348,6 +348,7 @@ cuda,NVIDIA X,sparq-attn-triton,4,4096,8,64,float16,16,64,50,200,4.0
 cuda,NVIDIA X,sparq-attn-triton-oneK,4,4096,8,64,float16,16,64,100,200,2.0
 cuda,NVIDIA X,sparq-attn-triton,4,4096,8,64,float32,16,64,1,200,200
 cuda,NVIDIA X,sparq-attn-triton,4,4096,8,64,float16,32,64,1,200,200
+cuda,NVIDIA X,attn-torch,4,65536,8,64,float16,,,900000,9000,1.0
 cpu,Y,sparq-attn-torch,4,4096,8,64,float16,16,64,1,200,200
 ipu,Z,sparq-attn,4,4096,8,64,float16,16,64,1,200,200
 gpu (end-to-end),W,gpt-fast sparq,1,4096,,,BF16,16,256,,,1.5

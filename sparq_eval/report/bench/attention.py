@@ -7,7 +7,7 @@ import pandas as pd
 
 from sparq_eval.report.bench.chart import Chart, Plot, Series
 from sparq_eval.report.bench.lines import THEORY, Looks, brief, drawn, name_lines, over_positions, theory
-from sparq_eval.report.bench.published import published_lines
+from sparq_eval.report.bench.published import published_lines, within
 from sparq_eval.results.record import safe
 
 SHAPE = ("device", "dtype", "H", "G", "D")
@@ -29,7 +29,7 @@ def attention_plots(rows: pd.DataFrame, looks: Looks, published: pd.DataFrame) -
             continue
         device, dtype, H, G, D = group[list(SHAPE)].iloc[0]
         name = f"bench-{safe(str(device))}-{dtype}-H{H}-G{G}-D{D}"
-        where = f"{brief(device)}, {dtype}, {H * G} query heads on {H}, D={D}"
+        where = f"{brief(device)}, {dtype}, H={H}, G={G}, D={D}"
         r, k = choose_budgets(sparq)
         at_budget = shown[(shown["method"] == "dense") | ((shown["method"] == "sparq") & is_budget(shown, r, k))]
         B = nearest(at_budget.loc[at_budget["method"] == "sparq", "B"], BATCH)
@@ -70,6 +70,7 @@ def budgets_plot(name: str, title: str, rows: pd.DataFrame, looks: Looks, grey: 
 
 def lines_of(rows: pd.DataFrame, looks: Looks, grey: pd.DataFrame, what: str) -> tuple[Series, ...]:
     """what: `time` (µs per query, dense among them) or `speedup` (sparse lines and what bytes allow)."""
+    grey = within(grey, rows)
     if what == "time":
         micro = 1e6 / rows["B"]
         own = over_positions(rows, rows["seconds"] * micro, looks, band=1e6 / rows["B"].iloc[0])

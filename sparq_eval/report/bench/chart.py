@@ -128,7 +128,7 @@ def scale(axes: Axes, chart: Chart) -> None:
     if chart.log:
         low, high = axes.get_ylim()
         axes.yaxis.set_major_locator(LogLocator(10, subs=subdivisions(log10(high / low))))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 from sparq_eval.report.bench.attention import SPEEDUP, XLABEL
 from sparq_eval.report.bench.chart import Chart, Plot
 from sparq_eval.report.bench.lines import THEORY, Looks, brief, drawn, name_budgets, name_lines, over_positions, theory
-from sparq_eval.report.bench.published import published_lines
+from sparq_eval.report.bench.published import published_lines, within
 from sparq_eval.results.record import safe
 
 PANEL = ("device", "dtype", "B")
@@ -25,7 +25,7 @@ def decode_plots(rows: pd.DataFrame, looks: Looks, published: pd.DataFrame) -> I
                 continue
             shown = shown.assign(line=name_budgets(shown))
             where = f"{brief(device)}\n{dtype}" + (f", B={B}" if B > 1 else "")
-            grey = comparable(published, str(model), group)
+            grey = within(comparable(published, str(model), group), shown)
             own = tuple(over_positions(shown, shown["seconds"] * 1e3, looks, band=1e3))
             time = (*own, *milliseconds(grey))
             times.append(Chart(where, XLABEL, "time per token (ms)", time, log=True))

@@ -82,6 +82,11 @@ def published_lines(rows: pd.DataFrame, what: str) -> Iterator[Series]:
             yield Series(label, best, *look, width=0.9, under=True)
 
 
+def within(published: pd.DataFrame, ours: pd.DataFrame) -> pd.DataFrame:
+    """What was published between our smallest and largest S: a figure shows the range that we measured."""
+    return published[published["S"].between(ours["S"].min(), ours["S"].max())] if len(published) else published
+
+
 def kernel_name(implementation: str) -> str:
     """`sparq-attn-triton-oneK` as `SparQ Triton, one copy`."""
     core = implementation.removeprefix("sparq-attn-").removesuffix("-oneK")

@@ -1,4 +1,4 @@
-"""`python -m sparq_eval.report RESULTS [--out OUT] [--transfers …]` and filters."""
+"""`python -m sparq_eval.report RESULTS [--out OUT] [--transfers …] [--published DIR]` and filters."""
 
 import argparse
 import sys
@@ -24,20 +24,22 @@ def main() -> None:
             tasks=options.task,
             methods=options.method,
             transfers=options.transfers,
+            published=options.published,
         )
     except UserError as error:
         say(f"sparq_eval.report: {error}")
         sys.exit(2)
     console = Console()
-    terminal_table(frames.records, console)
+    if frames is not None:
+        terminal_table(frames.records, console)
     console.print(f"tables and plots: {out}/", markup=False, highlight=False, soft_wrap=True)
 
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sparq_eval.report", description=__doc__)
-    parser.add_argument("results", type=Path, metavar="RESULTS", help="folder with records: a run's results_dir")
+    parser.add_argument("results", type=Path, metavar="RESULTS", help="folder with records of runs and benchmarks")
     parser.add_argument("--out", type=Path, help=f"folder to write to (RESULTS/{REPORT})")
-    parser.add_argument("--model", nargs="+", default=(), help="only these models")
+    parser.add_argument("--model", nargs="+", default=(), help="only these models (filters leave benchmarks alone)")
     parser.add_argument("--task", nargs="+", default=(), help="only these tasks")
     parser.add_argument("--method", nargs="+", default=(), help="only these methods, and dense beside them")
     parser.add_argument(
@@ -46,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
         default="counted",
         help="what plots show on x: as selected, or the paper's formula",
     )
+    parser.add_argument("--published", type=Path, help="folder with the paper's benchmarks.csv.gz, drawn under ours")
     return parser
 
 

@@ -1,7 +1,8 @@
 """The story of a report: load, choose, write the tables, draw the plots."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +11,15 @@ from rich.console import Console
 
 from sparq_eval.errors import UserError
 from sparq_eval.progress import say
+from sparq_eval.report.bench import write_benches
+from sparq_eval.report.bench.published import read_published
 from sparq_eval.report.figures import draw_all
 from sparq_eval.report.latex import latex
 from sparq_eval.report.tables import markdown, results_csv, samples_csv
 from sparq_eval.report.terminal import terminal_table
 from sparq_eval.report.text import short_settings
-from sparq_eval.results.frames import Frames, load
+from sparq_eval.results.bench import load_benches
+from sparq_eval.results.frames import Frames, NoRecords, load
 
 REPORT = "report"
 
@@ -28,15 +32,27 @@ def write_report(
     tasks: Collection[str] = (),
     methods: Collection[str] = (),
     transfers: str = "counted",
-) -> Frames:
-    """Write tables and plots of the records below `root` to `out`, and return what they show. Empty filters keep all;
-    dense stays beside chosen methods.
+    published: Path | None = None,
+) -> Frames | None:
+    """Write tables and plots of the records below `root` to `out`, and return what they show: None if there are only
+    records of benchmarks. Empty filters keep all; dense stays beside chosen methods; benchmarks are not filtered.
+    published: a folder with the paper's benchmarks, to be drawn under ours.
 
     UserError if there are no records, a filter fits none, or `out` cannot be written.
     """
-    frames = choose(load(root), models, tasks, methods)
-    comment(frames.records)
-    write(frames, frames.records, out, transfers)
+    theirs, benches = read_published(published), load_benches(root)
+    try:
+        frames = choose(load(root), models, tasks, methods)
+    except NoRecords:
+        if not benches or models or tasks or methods:
+            raise
+        frames = None
+    if frames is not None:
+        comment(frames.records)
+        write(frames, frames.records, out, transfers)
+    if benches:
+        with writing(out):
+            write_benches(benches, out, theirs)
     return frames
 
 
@@ -58,13 +74,20 @@ def report_run(root: Path, entries: Sequence[Path]) -> Frames:
 
 
 def write(frames: Frames, drawn: pd.DataFrame, out: Path, transfers: str) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
+    with writing(out):
         results_csv(frames.records, out / "results.csv")
         samples_csv(frames.samples, out / "samples.csv")
         (out / "results.md").write_text(markdown(frames.records), encoding="utf-8")
         (out / "results.tex").write_text(latex(frames.records), encoding="utf-8")
         draw_all(drawn, out, transfers)
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """The folder is there; UserError if it, or what the block writes to it, cannot be written."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
         raise UserError(f"out={out}: could not be written ({error.strerror}); choose another folder") from error
 

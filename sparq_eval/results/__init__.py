@@ -1,7 +1,9 @@
-"""The store of records: what was measured, under which identity, with one row per example."""
+"""The store of records: what was measured, under which identity, with one row per example; and what was timed."""
 
+from sparq_eval.results.bench import Bench, load_benches
+from sparq_eval.results.bench_rows import AttentionRow, DecodeRow
 from sparq_eval.results.frames import Frames, load
 from sparq_eval.results.record import Identity, Row
 from sparq_eval.results.store import Entry, Store
 
-__all__ = ["Entry", "Frames", "Identity", "Row", "Store", "load"]
+__all__ = ["AttentionRow", "Bench", "DecodeRow", "Entry", "Frames", "Identity", "Row", "Store", "load", "load_benches"]

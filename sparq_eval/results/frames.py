@@ -12,6 +12,7 @@ import pandas as pd
 
 from sparq_eval.errors import UserError
 from sparq_eval.progress import say
+from sparq_eval.results.bench import is_bench
 from sparq_eval.results.record import KINDS, SCHEMA, Identity, canonical
 from sparq_eval.results.rows import parse
 from sparq_eval.results.store import RECORD, SAMPLES
@@ -33,6 +34,10 @@ class Frames:
     samples: pd.DataFrame
 
 
+class NoRecords(UserError):
+    """A folder without a record of an evaluation."""
+
+
 class Untrusted(Exception):
     """A folder that looks like a record and cannot be used; the message says why."""
 
@@ -40,7 +45,7 @@ class Untrusted(Exception):
 def load(root: Path) -> Frames:
     """All records below `root`. One that does not describe itself is named on standard error and left out.
 
-    UserError if there is no such folder, or no record in it.
+    UserError if there is no such folder; NoRecords, which is one, if there is no record in it.
     """
     root = Path(root)
     if not root.is_dir():
@@ -56,7 +61,7 @@ def load(root: Path) -> Frames:
         else:
             found[record["key"]] = record, rows
     if not found:
-        raise UserError(f"results={root}: there is no record in it; give the folder that a run wrote (its results_dir)")
+        raise NoRecords(f"results={root}: there is no record in it; give the folder that a run wrote (its results_dir)")
     variants = name_variants([record for record, _ in found.values()])
     entries = [(record | {"variant": variants[record["key"]]}, rows) for record, rows in found.values()]
     entries.sort(key=lambda entry: place(entry[0]))
@@ -64,7 +69,7 @@ def load(root: Path) -> Frames:
 
 
 def folders(root: Path) -> Iterator[Path]:
-    """Folders that hold a record; JSON that belongs to none is named."""
+    """Folders that hold a record; JSON that belongs to none, and is no benchmark's, is named."""
     for parent, below, names in os.walk(root):
         below.sort()
         folder = Path(parent)
@@ -72,7 +77,7 @@ def folders(root: Path) -> Iterator[Path]:
             yield folder
         for name in sorted(names):
             own = name == RECORD or (name == SAMPLES and (RECORD in names or not (folder / name).stat().st_size))
-            if name.endswith((".json", ".jsonl")) and not own:
+            if name.endswith((".json", ".jsonl")) and not own and not is_bench(name):
                 left_out(folder / name, "no part of a record")
 
 

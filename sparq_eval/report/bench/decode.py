@@ -1,0 +1,64 @@
+"""Tokens of whole models: the share that attention takes (the paper's Figure 3), time and speed-up (9 and 10)."""
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from sparq_eval.report.bench.attention import SPEEDUP, XLABEL
+from sparq_eval.report.bench.chart import Chart, Plot
+from sparq_eval.report.bench.lines import THEORY, Looks, brief, drawn, name_budgets, name_lines, over_positions, theory
+from sparq_eval.report.bench.published import published_lines, within
+from sparq_eval.results.record import safe
+
+PANEL = ("device", "dtype", "B")
+
+
+def decode_plots(rows: pd.DataFrame, looks: Looks, published: pd.DataFrame) -> Iterator[Plot]:
+    """For each model two plots, with panels for each device, dtype and batch. rows: of `bench_rows`."""
+    rows = rows.assign(line=name_lines(rows))
+    for model, of_model in rows.groupby("model", sort=False):
+        times, shares = [], []
+        for _, group in of_model.groupby(list(PANEL), sort=False):
+            device, dtype, B = group[list(PANEL)].iloc[0]
+            shown = drawn(group)
+            if shown.empty:
+                continue
+            shown = shown.assign(line=name_budgets(shown))
+            where = f"{brief(device)}\n{dtype}" + (f", B={B}" if B > 1 else "")
+            grey = within(comparable(published, str(model), group), shown)
+            own = tuple(over_positions(shown, shown["seconds"] * 1e3, looks, band=1e3))
+            time = (*own, *milliseconds(grey))
+            times.append(Chart(where, XLABEL, "time per token (ms)", time, log=True))
+            sparse = shown[shown["method"] != "dense"]
+            speed = (
+                *over_positions(sparse, sparse["speedup"], looks),
+                *theory(sparse, looks),
+                *published_lines(grey, "speedup"),
+            )
+            times.append(Chart(where, XLABEL, SPEEDUP, speed, level=1))
+            known = shown[shown["attention_share"].notna()]
+            if len(known):
+                percent = tuple(over_positions(known, known["attention_share"] * 100, looks))
+                shares.append(Chart(where, XLABEL, "time in attention (%)", percent))
+        name = f"bench-{safe(str(model))}"
+        yield Plot(f"{name}-token", f"{model}: time per token", times, 2, (THEORY,))
+        yield Plot(f"{name}-attention-share", f"{model}: share of attention", shares, min(2, max(1, len(shares))))
+
+
+def milliseconds(grey: pd.DataFrame) -> Iterator:
+    if len(grey):
+        # per query is per token here; a thousandth of it is in milliseconds
+        yield from published_lines(grey.assign(seconds=grey["seconds"] / 1e3), "time")
+
+
+def comparable(published: pd.DataFrame, model: str, group: pd.DataFrame) -> pd.DataFrame:
+    """What was published of this model on this kind of device, whatever its dtype, which its label gives."""
+    if published.empty:
+        return published
+    first = group.iloc[0]
+    chosen = published[
+        (published["gpu"] == first["gpu"]) & (published["model"] == model) & (published["B"] == first["B"])
+    ]
+    return chosen.assign(
+        device=[f"{device} ({dtype})" for device, dtype in zip(chosen["device"], chosen["dtype"], strict=True)]
+    )

@@ -1,0 +1,119 @@
+"""What makes a line of a benchmark's plot: an implementation of a method, on one device, in one dtype, over S."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from sparq_eval.report.bench.chart import Series
+from sparq_eval.report.bench.rows import PLACE, is_fastest_dense
+from sparq_eval.report.style import COLOURS, DASHES, DENSE, MARKERS, SPARE_COLOURS, SPARE_MARKERS, label_of
+
+COPY = {"none": "one copy", "fp8": "fp8 copy", "int8": "int8 copy"}
+THEORY = "bytes allow (in the line's colour)", (0, (1, 1.5))
+FASTEST = "dense, fastest"
+# SparQ's own first; no two of them look alike to the colour-blind
+PALETTE = (COLOURS["sparq"], SPARE_COLOURS[0], *(COLOURS[name] for name in ("lm_infinite", "flexgen", "h2o")))
+COLOUR_CYCLE = (*PALETTE, SPARE_COLOURS[1], SPARE_COLOURS[2])
+MARKER_CYCLE = (*(MARKERS[name] for name in ("sparq", "h2o", "lm_infinite", "flexgen")), *SPARE_MARKERS)
+
+
+@dataclass(frozen=True)
+class Look:
+    colour: str
+    marker: str
+    dashes: object
+
+
+Looks = dict[str, Look]
+
+
+def name_lines(rows: pd.DataFrame) -> pd.Series:
+    """The label of each row's line, without its budgets: method, what ran it, the copy that step 1 reads."""
+    both = {
+        method: group["reallocate"].nunique(dropna=True) > 1
+        for method, group in rows.groupby("method")
+        if "reallocate" in rows
+    }
+    return pd.Series([label(row, both.get(row["method"], False)) for row in rows.to_dict("records")], index=rows.index)
+
+
+def label(row: dict, reallocation: bool) -> str:
+    if row["method"] == "dense":
+        return FASTEST
+    ran = row["implementation"].removeprefix(row["method"]).strip(" ,")
+    notes = [COPY[row["copy"]]] if row["copy"] in COPY else []
+    if reallocation:
+        notes.append("reallocated" if row["reallocate"] is True else "not reallocated")
+    return ", ".join([f"{label_of(row['method'])} {ran}".strip(), *notes])
+
+
+def assign_looks(labels: Sequence[str]) -> Looks:
+    """One look for each label, the same in all figures: plain SparQ first; when the colours are used up, dashed."""
+    ranked = sorted(dict.fromkeys(labels), key=lambda label: (not label.startswith("SparQ"), "torch" in label, label))
+    looks = {}
+    for place, name in enumerate(name for name in ranked if name != FASTEST):
+        again = place // len(COLOUR_CYCLE)
+        colour, marker = COLOUR_CYCLE[place % len(COLOUR_CYCLE)], MARKER_CYCLE[place % len(MARKER_CYCLE)]
+        looks[name] = Look(colour, marker, "-" if not again else (0, (5, 1.5)))
+    looks[FASTEST] = Look(DENSE, "o", DASHES)
+    return looks
+
+
+def drawn(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows that lines are made of: timed, and of the dense ones the fastest. Refuses rows of several places."""
+    if len(rows[list(PLACE)].drop_duplicates()) > 1:
+        raise ValueError(f"one figure panel is one device and dtype; got {rows[list(PLACE)].drop_duplicates()}")
+    return rows[rows["seconds"].notna() & ((rows["method"] != "dense") | is_fastest_dense(rows))]
+
+
+def over_positions(rows: pd.DataFrame, y: pd.Series, looks: Looks, band: float | None = None) -> Iterator[Series]:
+    """Lines of y over S, one for each value of the column `line`; band: what low and high are multiplied by."""
+    placed = rows.assign(x=rows["S"], y=y)
+    for name, group in sorted(placed.groupby("line"), key=lambda item: list(looks).index(base(str(item[0]), looks))):
+        points = group.sort_values("x").dropna(subset="y")[["x", "y", "low", "high"]]
+        scaled = points[["x", "y"]]
+        if band is not None and points[["low", "high"]].notna().all(axis=None):
+            scaled = scaled.assign(low=points["low"] * band, high=points["high"] * band)
+        look = looks[base(str(name), looks)]
+        yield Series(str(name), scaled, look.colour, look.marker, look.dashes)
+
+
+def base(name: str, looks: Looks) -> str:
+    """The longest label that a line's name, label and budgets, begins with."""
+    return max((label for label in looks if name.startswith(label)), key=len)
+
+
+def theory(rows: pd.DataFrame, looks: Looks) -> Iterator[Series]:
+    """What the bytes allow, for each line that is not dense, in its colour; the same curve is drawn once."""
+    seen = set()
+    sparse = rows[rows["method"] != "dense"]
+    for series in over_positions(sparse, sparse["byte_ratio"], looks):
+        curve = tuple(series.points.round(6).itertuples(index=False, name=None))
+        if curve not in seen:
+            seen.add(curve)
+            name = f"{series.label}: bytes allow"
+            yield Series(name, series.points, series.colour, dashes=THEORY[1], width=0.9, under=True, listed=False)
+
+
+def brief(device: str) -> str:
+    """A device's name without what tells it from no other."""
+    return re.sub(r"^NVIDIA |\((R|TM)\)|( \d+-Core)? Processor|-SXM\d| CPU @.*?GHz", "", device)
+
+
+def name_budgets(rows: pd.DataFrame) -> pd.Series:
+    """Each row's line with its budgets where a line has several: r and k, or k as a share of S if that is fewer."""
+    parts = []
+    for name, group in rows.groupby("line"):
+        fixed = pd.Series([words(r, k) for r, k in zip(group["r"], group["k"], strict=True)], index=group.index)
+        shares = [f"S/{round(S / k)}" if k is not pd.NA else k for S, k in zip(group["S"], group["k"], strict=True)]
+        share = pd.Series([words(r, k) for r, k in zip(group["r"], shares, strict=True)], index=group.index)
+        shared = share.nunique() < fixed.nunique() and not group.assign(note=share).duplicated(["note", "S"]).any()
+        note = share if shared else fixed
+        parts.append(f"{name} " + note if note.nunique() > 1 else pd.Series(str(name), index=group.index))
+    return pd.concat(parts).reindex(rows.index).str.strip()
+
+
+def words(r: object, k: object) -> str:
+    return " ".join(f"{name}={value}" for name, value in (("r", r), ("k", k)) if value is not pd.NA)

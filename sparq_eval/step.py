@@ -119,10 +119,14 @@ class Step:
     @property
     def own_v(self) -> Float[Tensor, "B H T D"]:
         """The values of the queries' own positions."""
+        return self.own_of(self.v)
+
+    def own_of(self, x: Float[Tensor, "B H S D"]) -> Float[Tensor, "B H T D"]:
+        """The entries of keys or values at the queries' own positions."""
         T, place = self.q.shape[3], self.visible.place
         if place is None:
-            return self.v[:, :, -T:]
-        return self.v.index_select(2, place + torch.arange(T, device=place.device))
+            return x[:, :, -T:]
+        return x.index_select(2, place + torch.arange(T, device=place.device))
 
     def narrow(self, first: int, last: int) -> "Step":
         """The part of the queries first..last-1, without the keys that come after them."""

@@ -8,11 +8,13 @@ from jaxtyping import Int
 from torch import Tensor
 
 from sparq_eval.kernels.gather import Attention, attend_ends, attend_ranked
+from sparq_eval.kernels.h2o import Slots, attend_and_evict, keep
 from sparq_eval.kernels.kernel import Kernel, require_one, run_of
 from sparq_eval.kernels.rank import Ranking, rank
-from sparq_eval.methods import Attended, Dense, FlexGen, LMInfinite, SparQ, State
+from sparq_eval.methods import H2O, Attended, Dense, FlexGen, LMInfinite, SparQ, State
 from sparq_eval.methods.method import count_of, whole
 from sparq_eval.methods.sparq import Kept
+from sparq_eval.ops import Prompt
 from sparq_eval.step import Columns, Step, once
 
 
@@ -47,8 +49,10 @@ class SparQKernel(Kernel):
         require_one(step, "SparQ's kernel")
         method, kept, D = self.method, state or Kept(), step.head_size
         call = call_of(step, self.counters)
+        # never more than there is room for
+        k = min(whole(method.k), step.k.shape[2])
         how = Ranking(
-            whole(method.r), whole(method.k), method.local or 0, step.scale, step.softcap, bool(method.reallocate)
+            whole(method.r), k, method.local or 0, step.scale, step.softcap, bool(method.reallocate)
         )
         found = rank(call.q, step.k if method.copy == "none" else columns_of(step), call.first, call.stop, how)
         before = kept.value_sum
@@ -84,7 +88,7 @@ class FlexGenKernel(Kernel):
         require_one(step, "FlexGen's kernel")
         if step.groups > 1 or step.sinks is not None:
             raise ValueError("FlexGen's kernel needs a key/value head for every query head, and no sinks")
-        call, k = call_of(step, self.counters), whole(self.method.k)
+        call, k = call_of(step, self.counters), min(whole(self.method.k), step.k.shape[2])
         how = Ranking(step.head_size, k, -1, step.scale, step.softcap, covered=True, own=False)
         found = rank(call.q, columns_of(step), call.first, call.stop, how)
         out, _ = attend_ranked(call, found, None)
@@ -106,6 +110,31 @@ class LMInfiniteKernel(Kernel):
         out = attend_ends(call_of(step, self.counters), sink, k - sink)
         selected = count_of(step).clamp(max=k)
         return Attended(out[:, :, :, None], selected, 2 * selected * step.head_size), state
+
+
+@final
+@dataclass
+class H2OKernel(Kernel):
+    """What is evicted is dropped: the state is all of the cache that is read. It is changed in place."""
+
+    method: H2O
+    counters: Counters = field(default_factory=Counters)
+
+    def prefill(self, prompt: Prompt, room: int) -> Slots:
+        return keep(prompt, whole(self.method.k), self.method.local or 0, room)
+
+    def attend(self, step: Step, state: State) -> tuple[Attended, State]:
+        require_one(step, "H2O's kernel")
+        call, own_k = call_of(step, self.counters), step.own_of(step.k)
+        out = attend_and_evict(call, state, own_k[:, :, 0], step.own_v[:, :, 0], self.method.local or 0)
+        selected, moved = step.visible.once((self.method, step.head_size), lambda: self.counts(step))
+        return Attended(out[:, :, :, None], selected, moved), state
+
+    def counts(self, step: Step) -> tuple[Tensor, Tensor]:
+        count, k = count_of(step), whole(self.method.k)
+        selected = count.clamp(max=k + 1)
+        # scores: those of the slots and the new one's are compared, those that stay are written
+        return selected, 2 * selected * step.head_size + count.clamp(max=k + 2) + selected
 
 
 @final
@@ -139,4 +168,4 @@ def sum_seen(step: Step) -> Tensor:
     return torch.einsum("bs,bhsd->bhd", step.visible.mask[:, 0].float(), step.v.float())
 
 
-KERNELS = {SparQ: SparQKernel, FlexGen: FlexGenKernel, LMInfinite: LMInfiniteKernel, Dense: DenseKernel}
+KERNELS: dict[type, type[Kernel]] = {SparQ: SparQKernel, H2O: H2OKernel, FlexGen: FlexGenKernel, LMInfinite: LMInfiniteKernel, Dense: DenseKernel}

@@ -25,7 +25,8 @@ class Kernel(ABC):
         """Which second copy of the keys it reads (see `Step.columns`); None for none."""
         return None
 
-    def prefill(self, prompt: Prompt) -> State:
+    def prefill(self, prompt: Prompt, room: int) -> State:
+        """As `Method.prefill`. room: how many tokens may follow."""
         return self.method.prefill(prompt)
 
     @abstractmethod

@@ -39,11 +39,13 @@ def attend(method: SparQ, step: Step, state: Kept | None) -> tuple[Attended, Kep
     else:
         scores = approximate(step, whole(method.r), "none") if columns is None else rough(method, step)
         scores = hide(scores, mask)  # (B, H, G or 1, 1, S)
-        ranked = scores.squeeze(2) if scores.shape[2] == 1 else method.rank(scores)  # (B, H, 1, S)
-        index = best(torch.maximum(ranked, local(step.visible, method.local or 0)).squeeze(2), N)  # (B, H, N)
-        if method.reallocate:
+        weights = softmax(scores) if method.reallocate else None
+        ranked = (scores if scores.shape[2] == 1 else method.rank(scores).unsqueeze(2)).view(B, H, S)
+        # in place, as nothing asks for the scores any more: fresh memory costs more than the pass
+        index = best(torch.maximum(ranked, local(step.visible, method.local or 0), out=ranked), N)  # (B, H, N)
+        if weights is not None:
             spread = index[:, :, None, None].expand(-1, -1, step.groups, -1, -1)
-            covered = softmax(scores).gather(-1, spread).sum(dim=-1, keepdim=True)  # (B, H, G, 1, 1)
+            covered = weights.gather(-1, spread).sum(dim=-1, keepdim=True)  # (B, H, G, 1, 1)
         keep = None if mask is None else mask.expand(-1, H, -1).gather(-1, index)
         out = attend_at(step, index, keep)
         selected = torch.full((B, H, 1), N) if keep is None else keep.sum(dim=-1, keepdim=True)
@@ -102,9 +104,9 @@ def hide(scores: Float[Tensor, "B H G 1 S"], mask: Bool[Tensor, "B 1 S"] | None)
     return scores if mask is None else torch.where(mask[:, None, None], scores, -torch.inf)
 
 
-def local(visible: Visible, n: int) -> Float[Tensor, "B 1 1 S"]:
+def local(visible: Visible, n: int) -> Float[Tensor, "B 1 S"]:
     """inf at the query's own position and the n before it, -inf elsewhere: a maximum is faster than a mask."""
-    return visible.once(("local", n), lambda: torch.where(visible.recent(n)[:, None], torch.inf, -torch.inf))
+    return visible.once(("local", n), lambda: torch.where(visible.recent(n), torch.inf, -torch.inf))
 
 
 def rough(method: SparQ, step: Step) -> Float[Tensor, "B H G 1 S"]:
@@ -151,16 +153,17 @@ def bags(
         return F.embedding_bag(every, rows, mode="sum", per_sample_weights=weights.flatten(0, 1)).unflatten(0, (-1, G))
     at_once = max(1, BLOCK // (R * rows.shape[1]))
     parts = zip(index.split(at_once), weights.split(at_once), strict=True)
-    return torch.cat([torch.bmm(w, widen(rows, i.flatten(), w.dtype).unflatten(0, (-1, R))) for i, w in parts])
+    sums = torch.cat([torch.bmm(w, widen(rows, i.flatten(), w.dtype).unflatten(0, (-1, R))) for i, w in parts])
+    return sums if rows.dtype == torch.int8 else sums.mul_(256)
 
 
 def widen(rows: Shaped[Tensor, "rows W"], index: Int[Tensor, "n"], dtype: torch.dtype) -> Float[Tensor, "n W"]:
-    """Chosen rows of narrow elements, in the given dtype."""
+    """Chosen rows of narrow elements in the given dtype; float8 comes out 256 times too small."""
+    chosen = rows.view(torch.int8).index_select(0, index)
     if rows.dtype == torch.int8:
-        return rows.index_select(0, index).to(dtype)
-    # torch converts float8 one by one. Its e4m3 has the bits of a float16 that is 256 times smaller, shifted by 7
-    bits = rows.view(torch.int8).index_select(0, index).to(torch.int16)
-    return ((bits & 0x7F) << 7 | bits & -0x8000).view(torch.float16).to(dtype).mul_(256)
+        return chosen.to(dtype)
+    # torch converts float8 one by one; shifted by 7, and the second copy of its sign taken off, it is a float16
+    return chosen.to(torch.int16).bitwise_left_shift_(7).bitwise_and_(~0x4000).view(torch.float16).to(dtype)
 
 
 class Table(NamedTuple):

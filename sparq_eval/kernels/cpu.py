@@ -23,7 +23,7 @@ from sparq_eval.step import Columns, Step, Visible
 
 PIECE = 1024  # positions in a row of the table of columns, where the room for positions divides by it
 SHORT = 64  # pieces below it cost more than they save
-BLOCK = 2**19  # narrow elements that are made wide at once; with their wide twins they fit a core's cache
+BLOCK = 2**20  # narrow elements that are made wide at once: few enough for a cache, many for each call
 NARROW = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
 
 
@@ -151,6 +151,9 @@ def bags(
     if rows.dtype == weights.dtype:
         every = index[:, None].expand(-1, G, -1).reshape(-1, R)
         return F.embedding_bag(every, rows, mode="sum", per_sample_weights=weights.flatten(0, 1)).unflatten(0, (-1, G))
+    if rows.dtype != torch.int8:
+        # from float16 torch is quick to float32, not to bfloat16
+        weights = weights.float()
     at_once = max(1, BLOCK // (R * rows.shape[1]))
     parts = zip(index.split(at_once), weights.split(at_once), strict=True)
     sums = torch.cat([torch.bmm(w, widen(rows, i.flatten(), w.dtype).unflatten(0, (-1, R))) for i, w in parts])

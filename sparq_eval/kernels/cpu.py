@@ -7,6 +7,7 @@ It differs from its twin where that gives no number: what is not read cannot spo
 that was not chosen, anything at padding), and an example that sees nothing gets zeros.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from math import ceil, gcd, isqrt
 from typing import NamedTuple
@@ -23,6 +24,7 @@ from sparq_eval.step import Columns, Step, Visible
 
 PIECE = 1024  # positions in a row of the table of columns, where the room for positions divides by it
 SHORT = 64  # pieces below it cost more than they save
+SUMS = 2**17  # scores made at once, for the same reason as `scratch`
 BLOCK = 2**20  # narrow elements that are made wide at once: few enough for a cache, many for each call
 NARROW = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
 
@@ -39,7 +41,9 @@ def attend(method: SparQ, step: Step, state: Kept | None) -> tuple[Attended, Kep
     else:
         scores = approximate(step, whole(method.r), "none") if columns is None else rough(method, step)
         scores = hide(scores, mask)  # (B, H, G or 1, 1, S)
-        weights = softmax(scores) if method.reallocate else None
+        weights = None
+        if method.reallocate:
+            weights = torch.softmax(scores, dim=-1, out=scratch(step.visible, "weights", scores.shape))
         ranked = (scores if scores.shape[2] == 1 else method.rank(scores).unsqueeze(2)).view(B, H, S)
         # in place, as nothing asks for the scores any more: fresh memory costs more than the pass
         index = best(torch.maximum(ranked, local(step.visible, method.local or 0), out=ranked), N)  # (B, H, N)
@@ -100,13 +104,21 @@ def hidden(visible: Visible) -> Bool[Tensor, "B 1 S"] | None:
 
 
 def hide(scores: Float[Tensor, "B H G 1 S"], mask: Bool[Tensor, "B 1 S"] | None) -> Float[Tensor, "B H G 1 S"]:
+    """-inf where nothing is to be seen, in place."""
+    if mask is None:
+        return scores
     # twice as fast as masked_fill_
-    return scores if mask is None else torch.where(mask[:, None, None], scores, -torch.inf)
+    return torch.where(mask[:, None, None], scores, torch.tensor(-torch.inf, dtype=scores.dtype), out=scores)
 
 
 def local(visible: Visible, n: int) -> Float[Tensor, "B 1 S"]:
     """inf at the query's own position and the n before it, -inf elsewhere: a maximum is faster than a mask."""
     return visible.once(("local", n), lambda: torch.where(visible.recent(n), torch.inf, -torch.inf))
+
+
+def scratch(visible: Visible, name: str, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Memory that the layers of a step use one after another: fresh memory costs as much as the work in it."""
+    return visible.once((name, tuple(shape), dtype), lambda: torch.empty(tuple(shape), dtype=dtype))
 
 
 def rough(method: SparQ, step: Step) -> Float[Tensor, "B H G 1 S"]:
@@ -123,11 +135,14 @@ def rough(method: SparQ, step: Step) -> Float[Tensor, "B H G 1 S"]:
     if method.rank_by == "logits" and not method.reallocate and step.softcap is None:
         # a sum of products with the same key is the product with the sum
         part = part.sum(dim=2, keepdim=True)
-    return cap(weigh(step.columns.values, index.squeeze(2), part.to(q.dtype)).float(), step.softcap)[:, :, :, None]
+    scores = weigh(step.columns.values, index.squeeze(2), part.to(q.dtype), step.visible)
+    if step.softcap is not None:
+        scores.div_(step.softcap).tanh_().mul_(step.softcap)
+    return scores.unsqueeze(3)
 
 
 def weigh(
-    values: Shaped[Tensor, "B H D S"], index: Int[Tensor, "B H R"], weights: Float[Tensor, "B H G R"]
+    values: Shaped[Tensor, "B H D S"], index: Int[Tensor, "B H R"], weights: Float[Tensor, "B H G R"], visible: Visible
 ) -> Float[Tensor, "B H G S"]:
     """Columns summed by weight, piece by piece: the queries of a group find a piece in the cache."""
     B, H, _, S = values.shape
@@ -137,36 +152,52 @@ def weigh(
     width = piece if (piece := gcd(room, PIECE)) >= SHORT else room
     table = as_table(values, width)
     pieces = ceil((table.skip + S) / width)
-    rows = (table.first + index * table.step)[:, :, None] + torch.arange(pieces)[:, None]  # (B, H, pieces, R)
-    spread = weights[:, :, None].expand(-1, -1, pieces, -1, -1)  # (B, H, pieces, G, R)
-    sums = bags(table.rows, rows.flatten(0, 2), spread.flatten(0, 2))  # (B * H * pieces, G, width)
-    return sums.view(B, H, pieces, G, width).transpose(2, 3).flatten(3)[..., table.skip : table.skip + S]
+    scores = scratch(visible, "scores", (B, H, G, S))
+    heads = max(1, SUMS // (G * pieces * width))
+    rows, weights = (table.first + index * table.step).flatten(0, 1), weights.flatten(0, 1)
+    for out, first, w in zip(scores.flatten(0, 1).split(heads), rows.split(heads), weights.split(heads), strict=True):
+        every = (first[:, None] + torch.arange(pieces)[:, None]).flatten(0, 1)  # (heads * pieces, R)
+        each = w[:, None].expand(-1, pieces, -1, -1).flatten(0, 1)  # (heads * pieces, G, R)
+        narrow = table.rows.dtype != w.dtype
+        sums = bags_of_narrow(table.rows, every, each, visible) if narrow else bags(table.rows, every, each)
+        out.copy_(sums.unflatten(0, (-1, pieces)).transpose(1, 2).flatten(2)[..., table.skip : table.skip + S])
+    return scores
 
 
 def bags(
-    rows: Shaped[Tensor, "rows W"], index: Int[Tensor, "bags R"], weights: Float[Tensor, "bags G R"]
+    rows: Float[Tensor, "rows W"], index: Int[Tensor, "bags R"], weights: Float[Tensor, "bags G R"]
 ) -> Float[Tensor, "bags G W"]:
     """Rows of a table summed by weight."""
     G, R = weights.shape[1:]
-    if rows.dtype == weights.dtype:
-        every = index[:, None].expand(-1, G, -1).reshape(-1, R)
-        return F.embedding_bag(every, rows, mode="sum", per_sample_weights=weights.flatten(0, 1)).unflatten(0, (-1, G))
-    if rows.dtype != torch.int8:
-        # from float16 torch is quick to float32, not to bfloat16
-        weights = weights.float()
-    at_once = max(1, BLOCK // (R * rows.shape[1]))
-    parts = zip(index.split(at_once), weights.split(at_once), strict=True)
-    sums = torch.cat([torch.bmm(w, widen(rows, i.flatten(), w.dtype).unflatten(0, (-1, R))) for i, w in parts])
-    return sums if rows.dtype == torch.int8 else sums.mul_(256)
+    every = index[:, None].expand(-1, G, -1).reshape(-1, R)
+    return F.embedding_bag(every, rows, mode="sum", per_sample_weights=weights.flatten(0, 1)).unflatten(0, (-1, G))
 
 
-def widen(rows: Shaped[Tensor, "rows W"], index: Int[Tensor, "n"], dtype: torch.dtype) -> Float[Tensor, "n W"]:
-    """Chosen rows of narrow elements in the given dtype; float8 comes out 256 times too small."""
-    chosen = rows.view(torch.int8).index_select(0, index)
-    if rows.dtype == torch.int8:
-        return chosen.to(dtype)
-    # torch converts float8 one by one; shifted by 7, and the second copy of its sign taken off, it is a float16
-    return chosen.to(torch.int16).bitwise_left_shift_(7).bitwise_and_(~0x4000).view(torch.float16).to(dtype)
+def bags_of_narrow(
+    rows: Shaped[Tensor, "rows W"], index: Int[Tensor, "bags R"], weights: Float[Tensor, "bags G R"], visible: Visible
+) -> Float[Tensor, "bags G W"]:
+    """The same for int8 and float8, which are made wide a few at a time."""
+    R, W = index.shape[1], rows.shape[1]
+    int8 = rows.dtype == torch.int8
+    # from float16, see below, torch is quick to float32 and slow to bfloat16
+    weights = weights if int8 else weights.float()
+    some = max(1, BLOCK // (R * W))
+    chosen, shifted, wide = (
+        scratch(visible, "narrow", (some * R, W), dtype) for dtype in (torch.int8, torch.int16, weights.dtype)
+    )
+    sums = []
+    for i, w in zip(index.split(some), weights.split(some), strict=True):
+        n = i.numel()
+        torch.index_select(rows.view(torch.int8), 0, i.flatten(), out=chosen[:n])
+        if int8:
+            wide[:n].copy_(chosen[:n])
+        else:
+            # torch converts float8 one by one; shifted by 7, without the second copy of its sign, it is a float16
+            bits = shifted[:n].copy_(chosen[:n]).bitwise_left_shift_(7).bitwise_and_(~0x4000)
+            wide[:n].copy_(bits.view(torch.float16))
+        sums.append(torch.bmm(w, wide[:n].unflatten(0, (-1, R))))
+    # that float16 is 256 times smaller
+    return torch.cat(sums) if int8 else torch.cat(sums).mul_(256)
 
 
 class Table(NamedTuple):

@@ -1,7 +1,8 @@
 """One decode step of attention: every dense back end that is there beside the methods and their kernels, case by case.
 
 A case is a batch and its sizes. What is timed must first be right: each implementation's result, with memory poisoned
-that it did not write, is compared with the method in float64 on inputs drawn for this case; one that fails is not timed.
+that it did not write, is compared with the method in float64 on inputs drawn for this case; one that fails is not
+timed.
 """
 
 import gc
@@ -17,8 +18,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from sparq_eval.bench.timing import time_calls
 from sparq_eval.kernels import find_kernel
-from sparq_eval.methods import Dense, FlexGen, H2O, LMInfinite, Method, Shape, SparQ
-from sparq_eval.methods.sparq import COPIES, Kept
+from sparq_eval.methods import H2O, Dense, FlexGen, LMInfinite, Method, Shape, SparQ
+from sparq_eval.methods.sparq import Kept
 from sparq_eval.ops import Prompt, narrow
 from sparq_eval.results.bench_rows import AttentionRow
 from sparq_eval.step import Columns, Step, Visible
@@ -67,7 +68,9 @@ class Runner:
     copy: str | None = None
 
 
-def measure(cases: Sequence[Case], choose: Callable[[Case], Sequence[Runner]], tell: Callable[[AttentionRow], None]) -> list[AttentionRow]:
+def measure(
+    cases: Sequence[Case], choose: Callable[[Case], Sequence[Runner]], tell: Callable[[AttentionRow], None]
+) -> list[AttentionRow]:
     """Time every runner of every case; rows are told as they come."""
     rows = []
     for case in cases:
@@ -140,9 +143,7 @@ def time_one(case: Case, runner: Runner, sets: Sequence[dict[str | None, Step]])
     except (RuntimeError, ValueError, NotImplementedError) as error:
         # a back end that does not take this case says so by raising
         return AttentionRow(**row | {"note": str(error).strip().splitlines()[0][:200]})
-    return AttentionRow(
-        **row, seconds=timed.seconds, low=timed.low, high=timed.high, repeats=timed.repeats
-    )
+    return AttentionRow(**row, seconds=timed.seconds, low=timed.low, high=timed.high, repeats=timed.repeats)
 
 
 def tolerance(case: Case, method: Method) -> float:

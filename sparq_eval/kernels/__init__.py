@@ -2,7 +2,7 @@
 
 import torch
 
-from sparq_eval.kernels.kernel import Kernel
+from sparq_eval.methods.kernel import Kernel
 from sparq_eval.methods import Method
 
 __all__ = ["Kernel", "find_kernel"]

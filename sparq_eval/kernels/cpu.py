@@ -7,16 +7,17 @@ It differs from its twin where that gives no number: what is not read cannot spo
 that was not chosen, anything at padding), and an example that sees nothing gets zeros.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import ceil, gcd, isqrt
-from typing import NamedTuple
+from typing import final
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from sparq_eval.methods.kernel import Kernel
+from sparq_eval.kernels.rows import as_table, bags, bags_of_narrow, scratch
+from sparq_eval.methods import State
 from sparq_eval.methods.method import Attended, count_of, whole
 from sparq_eval.methods.sparq import Kept, SparQ, approximate, components
 from sparq_eval.ops import cap, dot, softmax, value_mean
@@ -25,7 +26,6 @@ from sparq_eval.step import Columns, Step, Visible
 PIECE = 1024  # positions in a row of the table of columns, where the room for positions divides by it
 SHORT = 64  # pieces below it cost more than they save
 SUMS = 2**17  # scores made at once, for the same reason as `scratch`
-BLOCK = 2**20  # narrow elements that are made wide at once: few enough for a cache, many for each call
 NARROW = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
 
 
@@ -116,11 +116,6 @@ def local(visible: Visible, n: int) -> Float[Tensor, "B 1 S"]:
     return visible.once(("local", n), lambda: torch.where(visible.recent(n), torch.inf, -torch.inf))
 
 
-def scratch(visible: Visible, name: str, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-    """Memory that the layers of a step use one after another: fresh memory costs as much as the work in it."""
-    return visible.once((name, tuple(shape), dtype), lambda: torch.empty(tuple(shape), dtype=dtype))
-
-
 def rough(method: SparQ, step: Step) -> Float[Tensor, "B H G 1 S"]:
     """Capped logits from r components, as `approximate` has them; summed over G where nothing else is asked of them."""
     assert step.columns is not None
@@ -162,73 +157,6 @@ def weigh(
         sums = bags_of_narrow(table.rows, every, each, visible) if narrow else bags(table.rows, every, each)
         out.copy_(sums.unflatten(0, (-1, pieces)).transpose(1, 2).flatten(2)[..., table.skip : table.skip + S])
     return scores
-
-
-def bags(
-    rows: Float[Tensor, "rows W"], index: Int[Tensor, "bags R"], weights: Float[Tensor, "bags G R"]
-) -> Float[Tensor, "bags G W"]:
-    """Rows of a table summed by weight."""
-    G, R = weights.shape[1:]
-    every = index[:, None].expand(-1, G, -1).reshape(-1, R)
-    return F.embedding_bag(every, rows, mode="sum", per_sample_weights=weights.flatten(0, 1)).unflatten(0, (-1, G))
-
-
-def bags_of_narrow(
-    rows: Shaped[Tensor, "rows W"], index: Int[Tensor, "bags R"], weights: Float[Tensor, "bags G R"], visible: Visible
-) -> Float[Tensor, "bags G W"]:
-    """The same for int8 and float8, which are made wide a few at a time."""
-    R, W = index.shape[1], rows.shape[1]
-    int8 = rows.dtype == torch.int8
-    # from float16, see below, torch is quick to float32 and slow to bfloat16
-    weights = weights if int8 else weights.float()
-    some = max(1, BLOCK // (R * W))
-    chosen, shifted, wide = (
-        scratch(visible, "narrow", (some * R, W), dtype) for dtype in (torch.int8, torch.int16, weights.dtype)
-    )
-    sums = []
-    for i, w in zip(index.split(some), weights.split(some), strict=True):
-        n = i.numel()
-        torch.index_select(rows.view(torch.int8), 0, i.flatten(), out=chosen[:n])
-        if int8:
-            wide[:n].copy_(chosen[:n])
-        else:
-            # torch converts float8 one by one; shifted by 7, without the second copy of its sign, it is a float16
-            bits = shifted[:n].copy_(chosen[:n]).bitwise_left_shift_(7).bitwise_and_(~0x4000)
-            wide[:n].copy_(bits.view(torch.float16))
-        sums.append(torch.bmm(w, wide[:n].unflatten(0, (-1, R))))
-    # that float16 is 256 times smaller
-    return torch.cat(sums) if int8 else torch.cat(sums).mul_(256)
-
-
-class Table(NamedTuple):
-    """A tensor's memory as rows of equal width, wherever it starts.
-
-    first: the row with the first element of each example and head. step: rows from one entry of dimension 2 to the
-    next. skip: elements of a row before the tensor's own.
-    """
-
-    rows: Shaped[Tensor, "rows W"]
-    first: Int[Tensor, "B H 1"]
-    step: int
-    skip: int
-
-
-def as_table(x: Shaped[Tensor, "B H M L"], width: int) -> Table:
-    """x without a copy. Raises ValueError where x does not lie in rows of this width."""
-    strides = [x.stride(dim) if x.shape[dim] > 1 else 0 for dim in range(3)]
-    L = x.shape[3]
-    if (L > 1 and x.stride(3) != 1) or any(stride % width for stride in strides):
-        raise ValueError(f"keys, values and columns must lie in rows that are whole; got strides {x.stride()}")
-    example, head, step = (stride // width for stride in strides)
-    number = ceil(L / width) + sum((size - 1) * stride // width for size, stride in zip(x.shape, strides, strict=False))
-    # the last row may reach beyond the memory: then all rows start earlier
-    start, end = int(x.storage_offset()), x.untyped_storage().nbytes() // x.itemsize
-    skip = max(0, start + number * width - end)
-    if skip > start:
-        raise ValueError(f"keys, values and columns must lie in rows that are whole; got {end} elements in all")
-    rows = x.as_strided((number, width), (width, 1), start - skip)
-    first = torch.arange(x.shape[0])[:, None, None] * example + torch.arange(x.shape[1])[:, None] * head
-    return Table(rows, first, step, skip)
 
 
 def best(ranked: Float[Tensor, "B H S"], n: int) -> Int[Tensor, "B H N"]:
@@ -288,3 +216,19 @@ def seen_values(step: Step, mask: Bool[Tensor, "B 1 S"] | None) -> Float[Tensor,
 def last_seen(visible: Visible) -> Int[Tensor, "B 1"]:
     """The last position that each example sees; 0 where it sees none."""
     return visible.once("last seen", lambda: (visible.mask * torch.arange(visible.valid.shape[1])).amax(dim=-1))
+
+
+@final
+@dataclass
+class SparQKernel(Kernel):
+    method: SparQ
+
+    @property
+    def copy(self) -> str | None:
+        return None if self.method.copy == "none" else self.method.copy
+
+    def attend(self, step: Step, state: State) -> tuple[Attended, State]:
+        return attend(self.method, step, state)
+
+
+KERNELS: dict[type, type[Kernel]] = {SparQ: SparQKernel}

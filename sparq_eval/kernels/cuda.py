@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sparq_eval.kernels.gather import Attention, attend_ends, attend_ranked
 from sparq_eval.kernels.h2o import Slots, attend_and_evict, keep
-from sparq_eval.kernels.kernel import Kernel, require_one, run_of
+from sparq_eval.methods.kernel import Kernel, require_one, run_of
 from sparq_eval.kernels.rank import Ranking, rank
 from sparq_eval.methods import H2O, Attended, Dense, FlexGen, LMInfinite, SparQ, State
 from sparq_eval.methods.method import count_of, whole
@@ -51,9 +51,7 @@ class SparQKernel(Kernel):
         call = call_of(step, self.counters)
         # never more than there is room for
         k = min(whole(method.k), step.k.shape[2])
-        how = Ranking(
-            whole(method.r), k, method.local or 0, step.scale, step.softcap, bool(method.reallocate)
-        )
+        how = Ranking(whole(method.r), k, method.local or 0, step.scale, step.softcap, bool(method.reallocate))
         found = rank(call.q, step.k if method.copy == "none" else columns_of(step), call.first, call.stop, how)
         before = kept.value_sum
         if method.reallocate and before is None:
@@ -168,4 +166,10 @@ def sum_seen(step: Step) -> Tensor:
     return torch.einsum("bs,bhsd->bhd", step.visible.mask[:, 0].float(), step.v.float())
 
 
-KERNELS: dict[type, type[Kernel]] = {SparQ: SparQKernel, H2O: H2OKernel, FlexGen: FlexGenKernel, LMInfinite: LMInfiniteKernel, Dense: DenseKernel}
+KERNELS: dict[type, type[Kernel]] = {
+    SparQ: SparQKernel,
+    H2O: H2OKernel,
+    FlexGen: FlexGenKernel,
+    LMInfinite: LMInfiniteKernel,
+    Dense: DenseKernel,
+}

@@ -58,7 +58,9 @@ def attend_ranked(
     if parts == 1:
         out = launch(step, found.how.k, 1, found=found, value_sum=value_sum, after=after)
     else:
-        out = launch(step, found.how.k, parts, found=found, ranked=merge(found, B, H, G), value_sum=value_sum, after=after)
+        out = launch(
+            step, found.how.k, parts, found=found, ranked=merge(found, B, H, G), value_sum=value_sum, after=after
+        )
     return out, after
 
 
@@ -154,7 +156,7 @@ def gather_kernel(
     b_m = tl.full([GP], float("-inf"), dtype=tl.float32)
     b_l = tl.zeros([GP], dtype=tl.float32)
     b_acc = tl.zeros([GP, DP], dtype=tl.float32)
-    if SELF:
+    if SELF:  # noqa: SIM102  (a constant of compilation, the next is not)
         if (i_part == 0) & (stop > first):
             own = (stop - 1).to(tl.int64)
             b_k = tl.load(p_k + own * stride_ks + o_d * stride_kd, mask=m_d, other=0.0).to(tl.float32)  # [DP]
@@ -172,9 +174,13 @@ def gather_kernel(
         m_n = b_p >= 0
         b_p = tl.where(m_n, b_p, 0).to(tl.int64)
         # [DP, BN]
-        b_k = tl.load(p_k + b_p[None, :] * stride_ks + o_d[:, None] * stride_kd, mask=m_n[None, :] & m_d[:, None], other=0.0)
+        b_k = tl.load(
+            p_k + b_p[None, :] * stride_ks + o_d[:, None] * stride_kd, mask=m_n[None, :] & m_d[:, None], other=0.0
+        )
         # [BN, DP]
-        b_v = tl.load(p_v + b_p[:, None] * stride_vs + o_d[None, :] * stride_vd, mask=m_n[:, None] & m_d[None, :], other=0.0)
+        b_v = tl.load(
+            p_v + b_p[:, None] * stride_vs + o_d[None, :] * stride_vd, mask=m_n[:, None] & m_d[None, :], other=0.0
+        )
         b_s = bend(tl.dot(b_q, b_k, input_precision="ieee") * scale, softcap, CAPPED)  # [GP, BN]
         b_s = tl.where(m_n[None, :], b_s, float("-inf"))
         top = tl.maximum(b_m, tl.max(b_s, axis=1))
@@ -251,4 +257,8 @@ def finish(
             b_sum = tl.load(p_sum + i_row * D + o_d, mask=o_d < D, other=0.0) + b_v
             tl.store(p_after + i_row * D + o_d, b_sum, mask=o_d < D)
             b_out += (1 - covered)[:, None] * (b_sum / tl.maximum(stop - first, 1))[None, :]
-    tl.store(p_out + (i_row * G + o_g)[:, None] * D + o_d[None, :], tl.where(stop > first, b_out, 0.0).to(p_out.dtype.element_ty), mask=m)
+    tl.store(
+        p_out + (i_row * G + o_g)[:, None] * D + o_d[None, :],
+        tl.where(stop > first, b_out, 0.0).to(p_out.dtype.element_ty),
+        mask=m,
+    )

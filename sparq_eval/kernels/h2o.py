@@ -1,7 +1,7 @@
 """H2O on a GPU (Triton) with a cache that is really dropped: k + 1 slots a head, the new token takes the evicted one's.
 
-Evicting is choosing the slot with the smallest score that is not among the most recent; the weights of the step are added
-to the scores in the same launch.
+Evicting is choosing the slot with the smallest score that is not among the most recent; the weights of the step are
+added to the scores in the same launch.
 """
 
 from typing import NamedTuple
@@ -136,7 +136,11 @@ def evict_kernel(
     )  # fmt: skip
     tl.debug_barrier()
     for n in range(0, N, BN):
-        b_s = tl.load(p_logits + o_g[:, None] * NP + n + o_n[None, :], mask=m_g[:, None] & (n + o_n < N)[None, :], other=float("-inf"))
+        b_s = tl.load(
+            p_logits + o_g[:, None] * NP + n + o_n[None, :],
+            mask=m_g[:, None] & (n + o_n < N)[None, :],
+            other=float("-inf"),
+        )
         b_w = tl.sum(tl.exp(b_s - top[:, None]) / b_l[:, None], axis=0) / G  # [BN]
         b_old = tl.load(p_score + n + o_n, mask=n + o_n < N, other=0.0)
         tl.store(p_score + n + o_n, b_old + b_w, mask=n + o_n < N)

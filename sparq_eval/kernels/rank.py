@@ -22,8 +22,8 @@ HELD = 16384  # candidates that a merging program holds at most; with more it re
 
 @dataclass(frozen=True)
 class Ranked:
-    """positions: the best, -1 at unused places, in no order. covered: the weight that the approximation gives to them and
-    to the query's own (alpha), by head; None where it was not asked for.
+    """positions: the best, -1 at unused places, in no order. covered: the weight that the approximation gives to them
+    and to the query's own (alpha), by head; None where it was not asked for.
     """
 
     positions: Int[Tensor, "B H N"]

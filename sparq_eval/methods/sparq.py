@@ -37,9 +37,11 @@ class SparQ(Method):
     of the prompt, then at least `min_k`; `local` of them are the most recent (default k // 4); the query's own comes on
     top. reallocate: give the missing weight to the mean value (default: only where every query head has its own
     key/value head, as in the paper). rank_by: what is summed over the query heads of a group to rank positions, their
-    approximate `logits`, as in the published code, or the `weights` these make, as in the paper's Appendix B. copy: what
-    step 1 reads: `same`, a second copy of the keys; `fp8` (e4m3) or `int8` (scaled by the largest of each component in
-    the prompt), a second copy of half a 16-bit key's width; `none`, the keys themselves (slower, the same numbers).
+    approximate `logits`, as in the published code, or the `weights` these make, as in the paper's Appendix B.
+
+    copy: what step 1 reads: `same`, a second copy of the keys; `fp8` (e4m3) or `int8` (scaled by the largest of each
+    component in the prompt), a second copy of half a 16-bit key's width; `none`, the keys themselves (slower, the same
+    numbers).
     """
 
     r: Budget = 32

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from sparq_eval.methods import Attended, Method, State
+from sparq_eval.methods.method import Attended, Method, State
 from sparq_eval.ops import Prompt
 from sparq_eval.step import Step, Visible
 

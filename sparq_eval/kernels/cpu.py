@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from sparq_eval.methods.kernel import Kernel
 from sparq_eval.kernels.rows import as_table, bags, bags_of_narrow, scratch
 from sparq_eval.methods import State
+from sparq_eval.methods.kernel import Kernel
 from sparq_eval.methods.method import Attended, count_of, whole
 from sparq_eval.methods.sparq import Kept, SparQ, approximate, components
 from sparq_eval.ops import cap, dot, softmax, value_mean

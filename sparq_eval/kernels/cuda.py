@@ -9,9 +9,9 @@ from torch import Tensor
 
 from sparq_eval.kernels.gather import Attention, attend_ends, attend_ranked
 from sparq_eval.kernels.h2o import Slots, attend_and_evict, keep
-from sparq_eval.methods.kernel import Kernel, require_one, run_of
 from sparq_eval.kernels.rank import Ranking, rank
 from sparq_eval.methods import H2O, Attended, Dense, FlexGen, LMInfinite, SparQ, State
+from sparq_eval.methods.kernel import Kernel, require_one, run_of
 from sparq_eval.methods.method import count_of, whole
 from sparq_eval.methods.sparq import Kept
 from sparq_eval.ops import Prompt

@@ -19,7 +19,7 @@ from sparq_eval.errors import UserError
 from sparq_eval.evaluate.batches import answer_all, fitting
 from sparq_eval.evaluate.documents import note_prefilled
 from sparq_eval.evaluate.expand import Setting
-from sparq_eval.evaluate.run import named
+from sparq_eval.evaluate.plan import named
 from sparq_eval.evaluate.settings import choice, whole_number
 from sparq_eval.harness.lm import EngineLM, hand_over
 from sparq_eval.hf.checkpoint import Checkpoint, open_checkpoint

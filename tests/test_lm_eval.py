@@ -22,7 +22,8 @@ from tiny import naive_logits
 from sparq_eval.cli import CONFIGS
 from sparq_eval.errors import UserError
 from sparq_eval.evaluate.documents import join_answers
-from sparq_eval.evaluate.run import Cell, run
+from sparq_eval.evaluate.plan import Cell
+from sparq_eval.evaluate.run import run
 from sparq_eval.evaluate.settings import read_settings
 from sparq_eval.harness import library as library_module
 from sparq_eval.lm_eval import SparqEval

@@ -15,7 +15,7 @@ from tiny import Letters, tiny_model, tiny_requests
 from sparq_eval.cli import CONFIGS, check_overrides, pins
 from sparq_eval.errors import UserError
 from sparq_eval.evaluate.batches import answer_all, fitted
-from sparq_eval.evaluate.run import lengths_within
+from sparq_eval.evaluate.plan import lengths_within
 from sparq_eval.evaluate.settings import check_pins, read_settings
 from sparq_eval.harness.prompt import Writer
 from sparq_eval.hf.engine import Engine

@@ -19,6 +19,10 @@ from sparq_eval.progress import say
 from sparq_eval.request import Answer, Request
 
 
+class OutOfMemory(UserError):
+    """Memory does not hold a single example with these settings."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """Answers by method, then by request; seconds that they took together; bytes held at most until then."""
@@ -91,7 +95,7 @@ def halve(size: int, longest: int, methods: int) -> int:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if size == 1:
-        raise UserError(
+        raise OutOfMemory(
             f"batch_size=1: out of memory with one prompt of {longest} tokens and {methods} settings; "
             "ask for fewer settings at a time (k, r, method), a smaller dtype or a smaller model"
         )

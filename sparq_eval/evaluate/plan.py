@@ -17,8 +17,9 @@ from sparq_eval.evaluate.settings import Settings
 from sparq_eval.harness.library import LIBRARY, open_library
 from sparq_eval.harness.lm import EngineLM
 from sparq_eval.harness.task import Data, Protocol, Task, open_task
-from sparq_eval.hf.checkpoint import Checkpoint, torch_dtype
-from sparq_eval.hf.families import context_length, layer_windows, shape_of
+from sparq_eval.hf.checkpoint import Checkpoint, open_checkpoint, torch_dtype
+from sparq_eval.hf.families import check_family, context_length, layer_windows, shape_of
+from sparq_eval.hf.placement import find_devices
 from sparq_eval.progress import say
 from sparq_eval.request import Request
 from sparq_eval.results.record import Identity
@@ -57,6 +58,27 @@ class Cell:
             rows = [row for row in entry.parsed().rows if row["index"] in indices]
             if why := solved.missed(summarise(rows)["counted_ratio"]):
                 say(f"{self.task.name}, {solved.setting}: {why}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A model, its weights not read, and what it is to be asked."""
+
+    checkpoint: Checkpoint
+    cells: list[Cell]
+
+
+def look_ahead(settings: Settings) -> Plan:
+    """All that can be known of a run before weights are read. UserError if something is wrong."""
+    device = find_devices(settings.device)[0]
+    checkpoint = open_checkpoint(**named(settings.model))
+    check_family(checkpoint.config)
+    shape = shape_of(checkpoint.config)
+    resolved = [setting.resolve(shape) for setting in settings.settings]
+    opened = [task for name in settings.tasks for task in open_tasks(name, settings, checkpoint)]
+    # groups may share a task
+    tasks = {(task.name, str(task.source)): task for task in opened}
+    return Plan(checkpoint, [plan(task, settings, checkpoint, resolved, device) for task in tasks.values()])
 
 
 def named(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,44 +1,41 @@
 """The story of a run: check everything, find what is missing in the results, load the model, answer, record, report."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from sparq_eval.evaluate.batches import Batch, answer_all, fitting
 from sparq_eval.evaluate.documents import joined, whole
-from sparq_eval.evaluate.plan import Cell, named, open_tasks, plan
+from sparq_eval.evaluate.isolate import Group, apart, checked
+from sparq_eval.evaluate.plan import Cell, Plan, look_ahead
 from sparq_eval.evaluate.provenance import provenance
 from sparq_eval.evaluate.settings import Settings
 from sparq_eval.harness.task import Task
-from sparq_eval.hf.checkpoint import open_checkpoint
 from sparq_eval.hf.engine import Engine
-from sparq_eval.hf.families import check_family, shape_of
-from sparq_eval.hf.placement import find_devices, place
-from sparq_eval.hf.selfcheck import self_check
+from sparq_eval.hf.placement import place
 from sparq_eval.hf.workers import Workers, start
 from sparq_eval.progress import progress, say
-from sparq_eval.request import Answer
+from sparq_eval.request import Answer, Request
 from sparq_eval.results.record import Row
 
 
 def run(settings: Settings) -> list[Cell]:
     """Measure what the results do not hold yet. Raises UserError before any weights are read if something is wrong."""
-    device = find_devices(settings.device)[0]
-    checkpoint = open_checkpoint(**named(settings.model))
-    check_family(checkpoint.config)
-    shape = shape_of(checkpoint.config)
-    resolved = [setting.resolve(shape) for setting in settings.settings]
-    opened = [task for name in settings.tasks for task in open_tasks(name, settings, checkpoint)]
-    # groups may share a task
-    tasks = {(task.name, str(task.source)): task for task in opened}
-    cells = [plan(task, settings, checkpoint, resolved, device) for task in tasks.values()]
+    return carry_out(look_ahead(settings), settings)
+
+
+def carry_out(planned: Plan, settings: Settings) -> list[Cell]:
+    """Answer and record what is missing. A setting that cannot be answered has a failed record; the others go on."""
+    cells = planned.cells
     todo = sum(len(group) * len(requests) for cell in cells for group, requests in cell.missing().items())
     total = sum(len(cell.requests) * len(cell.settings) for cell in cells)
     if not todo:
         say(f"nothing to compute: all {total:,} answers are in {settings.results_dir}/")
         for cell in cells:
-            cell.say_missed()
+            conclude(cell)
         return cells
+    checkpoint = planned.checkpoint
     count = len({setting for cell in cells for setting in cell.settings})
     placement = place(settings.device, checkpoint, settings.dtype)
     say(f"{todo:,} of {total:,} answers to compute: {count} settings, {checkpoint.name}, {placement}")
@@ -46,15 +43,24 @@ def run(settings: Settings) -> list[Cell]:
         checked = check(engine, cells) if settings.selfcheck else "off"
         for cell in cells:
             measure(cell, engine, settings, checked)
-            cell.say_missed()
+            conclude(cell)
     return cells
+
+
+def conclude(cell: Cell) -> None:
+    """Say what went otherwise than asked: traffic that was missed, answers that are not numbers."""
+    cell.say_missed()
+    for entry in cell.entries:
+        rows = entry.parsed().rows
+        if lost := sum(not row["finite"] for row in rows):
+            entry.fail(f"{lost} of {len(rows)} answers met logits that are not finite")
 
 
 def check(engine: Engine | Workers, cells: Sequence[Cell]) -> dict[str, Any]:
     """What the self-check measured. UserError where this model is not evaluated rightly here."""
     began = time.monotonic()
     methods = {setting.method: None for cell in cells for setting in cell.settings}
-    found = self_check(engine, [request for cell in cells for request in cell.requests], list(methods))
+    found = checked(engine, [request for cell in cells for request in cell.requests], list(methods))
     seconds, left = time.monotonic() - began, found["not_checked"]
     say(
         f"self-check in {seconds:.1f} s: logits within {found['eager']:.1g} of eager attention, within "
@@ -72,22 +78,39 @@ def measure(cell: Cell, engine: Engine | Workers, settings: Settings, checked: A
     groups = cell.missing()
     effort = sum(request.effort for requests in groups.values() for request in requests)
     with progress(cell.task.name, effort, "tokens") as advance:
-        for group, requests in groups.items():
-            size = settings.batch_size or fitting(engine, requests, len(group))
+        # the longest prompts first: what was begun before an interruption comes before what was not
+        for group, requests in sorted(groups.items(), key=lambda each: -max(len(r.prompt) for r in each[1])):
             # in the order of their answers
             group = tuple(sorted(group, key=lambda n: cell.settings[n].prompt == "context"))
-            methods, from_context = (
-                [cell.settings[n].method for n in group if (cell.settings[n].prompt == "context") is late]
-                for late in (False, True)
-            )
-            batches = answer_all(engine, requests, methods, size, from_context)
-            for batch in whole(batches, requests):
+            ask = partial(answers_of, cell, engine, settings.batch_size, requests)
+            for part, batch in apart(engine, group, ask, partial(fail, cell, history)):
                 facts = history | {"batch_size": batch.size, "peak_memory": batch.peak_memory}
-                for n, answers in zip(group, batch.answers, strict=True):
+                for n, answers in zip(part, batch.answers, strict=True):
                     asked = cell.asked(cell.settings[n])
                     own = facts | {"requested_ratios": asked} if asked else facts
                     cell.entries[n].append(rows_of(cell.task, batch, answers), own)
-                advance(sum(request.effort for request in batch.requests))
+                advance(sum(request.effort for request in batch.requests) * len(part) / len(group))
+
+
+def answers_of(
+    cell: Cell, engine: Engine | Workers, batch_size: int | None, requests: Sequence[Request], group: Group
+) -> Iterator[Batch]:
+    """Answers of these settings to those of the requests that one of them has not answered."""
+    there = set.intersection(*(cell.entries[n].indices() for n in group))
+    requests = [request for request in requests if request.index not in there]
+    if not requests:
+        return
+    methods, from_context = (
+        [cell.settings[n].method for n in group if (cell.settings[n].prompt == "context") is late]
+        for late in (False, True)
+    )
+    size = batch_size or fitting(engine, requests, len(group))
+    yield from whole(answer_all(engine, requests, methods, size, from_context), requests)
+
+
+def fail(cell: Cell, history: dict[str, Any], n: int, why: str) -> None:
+    say(f"{cell.task.name}, {cell.settings[n]}: failed: {why}")
+    cell.entries[n].fail(why, history)
 
 
 def rows_of(task: Task, batch: Batch, answers: Sequence[Answer]) -> list[Row]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from sparq_eval.evaluate.batches import Batch, answer_all, fitting
+from sparq_eval.evaluate.batches import Batch, answer_all, beside, fitting
 from sparq_eval.evaluate.documents import joined, whole
 from sparq_eval.evaluate.isolate import Group, apart, checked
 from sparq_eval.evaluate.plan import Cell, Plan, look_ahead
@@ -75,11 +75,10 @@ def measure(cell: Cell, engine: Engine | Workers, settings: Settings, checked: A
     checked: what the self-check found, for the records.
     """
     history = provenance(engine.placement) | {"selfcheck": checked, "config": settings.config}
-    groups = cell.missing()
+    groups = joined_up(cell.missing(), settings.batch_size or 64)
     effort = sum(request.effort for requests in groups.values() for request in requests)
     with progress(cell.task.name, effort, "tokens") as advance:
-        # the longest prompts first: what was begun before an interruption comes before what was not
-        for group, requests in sorted(groups.items(), key=lambda each: -max(len(r.prompt) for r in each[1])):
+        for group, requests in groups.items():
             # in the order of their answers
             group = tuple(sorted(group, key=lambda n: cell.settings[n].prompt == "context"))
             ask = partial(answers_of, cell, engine, settings.batch_size, requests)
@@ -90,6 +89,18 @@ def measure(cell: Cell, engine: Engine | Workers, settings: Settings, checked: A
                     own = facts | {"requested_ratios": asked} if asked else facts
                     cell.entries[n].append(rows_of(cell.task, batch, answers), own)
                 advance(sum(request.effort for request in batch.requests) * len(part) / len(group))
+
+
+def joined_up(groups: dict[Group, list[Request]], few: int) -> dict[Group, list[Request]]:
+    """Examples that an interruption left answered by some settings only go with the rest, if they are a batch at most:
+    answering them again costs less than a prefill for each such group, and all comes in its usual order.
+    """
+    groups = dict(groups)
+    for group in sorted(groups, key=len):
+        wider = next((other for other in groups if set(group) < set(other)), None)
+        if wider and len({request.index for request in groups[group]}) <= few:
+            groups[wider] = groups.pop(group) + groups[wider]
+    return groups
 
 
 def answers_of(
@@ -104,8 +115,16 @@ def answers_of(
         [cell.settings[n].method for n in group if (cell.settings[n].prompt == "context") is late]
         for late in (False, True)
     )
-    size = batch_size or fitting(engine, requests, len(group))
-    yield from whole(answer_all(engine, requests, methods, size, from_context), requests)
+    size = batch_size or before(cell, group, engine) or fitting(engine, requests, len(group))
+    near = beside({request.index for request in requests}, cell.requests, methods, size, from_context)
+    yield from whole(answer_all(engine, near, methods, size, from_context), requests)
+
+
+def before(cell: Cell, group: Group, engine: Engine | Workers) -> int | None:
+    """The batch size of a run on this placement that is gone on with: memory that is free now may suggest another."""
+    runs = [run for n in group for run in cell.entries[n].record()["runs"] if run.get("samples")]
+    sizes = [run.get("batch_size") for run in runs if run.get("placement") == str(engine.placement)]
+    return sizes[-1] if sizes and isinstance(sizes[-1], int) else None
 
 
 def fail(cell: Cell, history: dict[str, Any], n: int, why: str) -> None:

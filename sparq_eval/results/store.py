@@ -55,7 +55,8 @@ class Entry:
         self.seen = len(rows)
         if rows and recorded["summary"] != plain(summarise(rows)):
             with self.locked() as samples:
-                self.write(self.record(), repair(samples, self.path))
+                parsed = repair(samples, self.path)
+                self.write(settled(self.record(), parsed), parsed)
 
     def indices(self) -> set[int]:
         """The examples already measured."""
@@ -74,7 +75,7 @@ class Entry:
         with self.locked() as samples:
             parsed = repair(samples, self.path)
             fresh = {row.index: row for row in reversed(rows) if row.index not in parsed.indices}
-            record = self.record()
+            record = settled(self.record(), parsed)
             if len(parsed.rows) < self.seen:
                 raise UserError(
                     f"{self.path}: {self.seen - len(parsed.rows)} rows that were written are gone: the folder was "
@@ -156,6 +157,14 @@ class Entry:
                 yield samples
         except OSError as error:
             raise UserError(f"{self.path}: could not be written ({error.strerror}); what is there is kept") from error
+
+
+def settled(record: dict[str, Any], parsed: Parsed) -> dict[str, Any]:
+    """The record, in which rows that a crash left uncounted are those of the last run."""
+    runs = record["runs"]
+    if runs and (uncounted := len(parsed.rows) - sum(run.get("samples", 0) for run in runs)) > 0:
+        runs[-1]["samples"] = runs[-1].get("samples", 0) + uncounted
+    return record
 
 
 def join_run(runs: list[dict[str, Any]], run: dict[str, Any]) -> tuple[dict[str, Any], bool]:

@@ -87,6 +87,7 @@ def read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         hashed = identity.key
         record = {"key": key, "path": folder, "identity": identity, "model": str(identity.model["name"])}
         record |= {"metric": str(content["metric"]), "higher_is_better": bool(content["higher_is_better"])}
+        failure = content.get("failure")
     except (ValueError, KeyError, TypeError) as error:
         raise Untrusted(f"{RECORD} is not a record ({type(error).__name__}: {error})") from error
     if key != hashed:
@@ -98,7 +99,9 @@ def read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     if parsed.torn:
         say(f"warning: {path}: the last line is cut short; left out")
     if not parsed.rows:
-        raise Untrusted("it has no rows")
+        raise Untrusted(f"failed: {failure}" if failure else "it has no rows")
+    if failure:
+        say(f"warning: {folder}: failed: {failure}; it has {len(parsed.rows)} rows")
     return record, sorted(parsed.rows, key=lambda row: row["index"])
 
 

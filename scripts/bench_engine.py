@@ -20,7 +20,6 @@ from typing import Any
 import torch
 import yaml
 
-from sparq_eval.cli import CONFIGS
 from sparq_eval.evaluate.batches import answer_all
 from sparq_eval.evaluate.provenance import device_name, peak_memory, versions
 from sparq_eval.harness.task import Data, Protocol, open_task
@@ -28,6 +27,7 @@ from sparq_eval.hf.checkpoint import Checkpoint, open_checkpoint, torch_dtype
 from sparq_eval.hf.engine import Engine
 from sparq_eval.hf.families import shape_of
 from sparq_eval.methods import H2O, Dense, FlexGen, LMInfinite, Method, SparQ
+from sparq_eval.overrides import CONFIGS
 from sparq_eval.request import Request
 
 CURVE: list[Method] = [

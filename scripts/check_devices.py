@@ -16,7 +16,6 @@ import yaml
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from sparq_eval.cli import CONFIGS
 from sparq_eval.errors import UserError
 from sparq_eval.evaluate.batches import answer_all
 from sparq_eval.hf.checkpoint import Checkpoint, open_checkpoint
@@ -25,6 +24,7 @@ from sparq_eval.hf.placement import Placement, place
 from sparq_eval.hf.selfcheck import self_check
 from sparq_eval.hf.workers import start
 from sparq_eval.methods import H2O, Dense, FlexGen, LMInfinite, Method, SparQ
+from sparq_eval.overrides import CONFIGS
 from sparq_eval.request import Answer, Request
 
 METHODS: list[Method] = [Dense(), SparQ(r=4, k=24, reallocate=True), H2O(k=24), LMInfinite(k=24), FlexGen(k=4)]

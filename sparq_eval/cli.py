@@ -1,31 +1,29 @@
 """The command line: `python -m sparq_eval key=value …`, composed by Hydra from configs/."""
 
-import difflib
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
-import yaml
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from sparq_eval.errors import UserError
+from sparq_eval.overrides import CONFIGS, check_overrides, fail, pins
 from sparq_eval.progress import say
-
-PACKAGE = Path(__file__).parent
-# beside the package in a checkout, inside it when installed
-CONFIGS = next(path for path in (PACKAGE / "configs", PACKAGE.parent / "configs") if path.is_dir())
 
 
 def main() -> None:
     """Run, or say in one sentence what is wrong and exit with status 2."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    arguments = sys.argv[1:]
     try:
-        check_overrides(sys.argv[1:])
+        check_overrides(arguments)
+        # a sweep's own jobs name their cell
+        if {"-m", "--multirun"} & {*arguments} and not any(word.startswith("cell=") for word in arguments):
+            from sparq_eval.sweep.submit import sweep
+
+            sys.exit(sweep(arguments))
     except UserError as error:
         fail(error)
     compose()
@@ -38,71 +36,24 @@ def compose(config: DictConfig) -> None:
 
     try:
         composed: Any = OmegaConf.to_container(config, resolve=True)
+        folder, cell = composed.pop("sweep_dir"), composed.pop("cell")
+        if cell is not None:
+            from sparq_eval.sweep.work import work
+
+            work(Path(folder), cell)
+            return
         check_pins(composed, pins(composed["protocol"]))
         settings = read_settings(composed)
         from sparq_eval.evaluate.run import run
         from sparq_eval.report import report_run
 
-        cells = run(settings)
-        report_run(settings.results_dir, [entry.path for cell in cells for entry in cell.entries])
+        entries = [entry for cell in run(settings) for entry in cell.entries]
+        report_run(settings.results_dir, [entry.path for entry in entries])
+        if failed := [entry for entry in entries if entry.failure]:
+            say(f"{len(failed)} of {len(entries)} settings failed; their records say why")
+            sys.exit(1)
     except UserError as error:
         fail(error)
     except KeyboardInterrupt:
         say("stopped: what was measured is kept, and the same command goes on from there")
         sys.exit(130)
-
-
-def pins(protocol: str) -> dict[str, Any]:
-    """What a protocol sets; one from the user's own configs pins nothing."""
-    path = CONFIGS / "protocol" / f"{protocol}.yaml"
-    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def fail(error: UserError) -> None:
-    say(f"sparq_eval: {error}")
-    sys.exit(2)
-
-
-def check_overrides(arguments: Sequence[str]) -> None:
-    """Refuse keys and choices that do not exist, with the nearest that do, before Hydra's longer words for it."""
-    words = [word for word in arguments if "=" in word and not word.startswith("-")]
-    check_grid(words)
-    if "--config-dir" in arguments or "-cd" in arguments:
-        return  # the user brings configs that are not known here
-    config = yaml.safe_load((CONFIGS / "config.yaml").read_text(encoding="utf-8"))
-    groups = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
-    known = {key for key in config if key != "defaults"} | groups | {"methods"}
-    for word in words:
-        try:
-            [override] = OverridesParser.create().parse_overrides([word])
-        except OverrideParseException as error:
-            raise UserError(f"{word}: cannot be read as key=value ({str(error).splitlines()[0]})") from None
-        key = override.key_or_group
-        top = key.split(".")[0].split("/")[0]
-        if top not in known and not override.is_add():
-            raise UserError(f"{word}: there is no key {top}; {suggest(top, known)}")
-        if key in groups:
-            check_choices(key, override.value(), override.is_sweep_override())
-
-
-def check_grid(words: Sequence[str]) -> None:
-    """A grid replaces what the methods' configs list, so a change of them would be lost without a word."""
-    grid = next((word for word in words if word.startswith("grid=")), None)
-    for word in words:
-        if grid and word.lstrip("+~").startswith("methods."):
-            raise UserError(f"{word}: {grid} brings its own settings of each method; leave one of them out")
-
-
-def check_choices(group: str, value: object, sweep: bool) -> None:
-    known = {path.stem for path in (CONFIGS / group).glob("*.yaml")}
-    chosen = value if isinstance(value, list) else [value]
-    if sweep:
-        return
-    for name in ("null" if choice is None else choice for choice in chosen):
-        if name not in known:
-            raise UserError(f"{group}={name}: there is no such {group}; {suggest(str(name), known)}")
-
-
-def suggest(word: str, known: set[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
-    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(known))}"

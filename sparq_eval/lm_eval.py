@@ -14,12 +14,11 @@ import torch
 import yaml
 from hydra.utils import get_class
 
-from sparq_eval.cli import CONFIGS, fail, suggest
 from sparq_eval.errors import UserError
 from sparq_eval.evaluate.batches import answer_all, fitting
 from sparq_eval.evaluate.documents import note_prefilled
 from sparq_eval.evaluate.expand import Setting
-from sparq_eval.evaluate.run import named
+from sparq_eval.evaluate.plan import named
 from sparq_eval.evaluate.settings import choice, whole_number
 from sparq_eval.harness.lm import EngineLM, hand_over
 from sparq_eval.hf.checkpoint import Checkpoint, open_checkpoint
@@ -28,6 +27,7 @@ from sparq_eval.hf.families import check_family, context_length, shape_of
 from sparq_eval.hf.placement import find_device
 from sparq_eval.hf.seam import NAME
 from sparq_eval.methods import Method
+from sparq_eval.overrides import CONFIGS, fail, suggest
 from sparq_eval.progress import progress
 from sparq_eval.request import Answer, Request
 

@@ -11,12 +11,12 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from tiny import tiny_requests
 
-from sparq_eval.cli import CONFIGS
 from sparq_eval.errors import UserError
 from sparq_eval.evaluate.compression import Solved, ratio_of, solve
 from sparq_eval.evaluate.run import run
 from sparq_eval.evaluate.settings import Settings, read_settings
 from sparq_eval.methods import H2O, Attended, Dense, FlexGen, LMInfinite, Method, Shape, SparQ, State
+from sparq_eval.overrides import CONFIGS
 from sparq_eval.request import Request
 from sparq_eval.step import Step
 

@@ -19,13 +19,14 @@ from lm_eval.tasks import TaskManager
 from omegaconf import OmegaConf
 from tiny import naive_logits
 
-from sparq_eval.cli import CONFIGS
 from sparq_eval.errors import UserError
 from sparq_eval.evaluate.documents import join_answers
-from sparq_eval.evaluate.run import Cell, run
+from sparq_eval.evaluate.plan import Cell
+from sparq_eval.evaluate.run import run
 from sparq_eval.evaluate.settings import read_settings
 from sparq_eval.harness import library as library_module
 from sparq_eval.lm_eval import SparqEval
+from sparq_eval.overrides import CONFIGS
 from sparq_eval.request import Answer, Certificate, Traffic
 from sparq_eval.results.record import Row
 

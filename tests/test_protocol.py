@@ -12,16 +12,16 @@ from test_methods import step_of
 from tiny import CONFIGS as TINY
 from tiny import Letters, tiny_model, tiny_requests
 
-from sparq_eval.cli import CONFIGS, check_overrides, pins
 from sparq_eval.errors import UserError
 from sparq_eval.evaluate.batches import answer_all, fitted
-from sparq_eval.evaluate.run import lengths_within
+from sparq_eval.evaluate.plan import lengths_within
 from sparq_eval.evaluate.settings import check_pins, read_settings
 from sparq_eval.harness.prompt import Writer
 from sparq_eval.hf.engine import Engine
 from sparq_eval.hf.families import shape_of
 from sparq_eval.methods import H2O, Dense, FlexGen, LMInfinite, Method, Shape, SparQ
 from sparq_eval.methods.sparq import approximate
+from sparq_eval.overrides import CONFIGS, check_overrides, pins
 
 LLAMA, GQA = Shape(32, 1, 128), Shape(8, 4, 128)
 

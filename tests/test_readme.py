@@ -11,9 +11,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from tiny import Letters, naive_logits, tiny_model, tiny_requests
 
-from sparq_eval.cli import CONFIGS
 from sparq_eval.evaluate.settings import read_settings
 from sparq_eval.hf.engine import Engine
+from sparq_eval.overrides import CONFIGS
 
 README = Path(__file__).parents[1] / "README.md"
 

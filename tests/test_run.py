@@ -9,12 +9,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from sparq_eval.cli import CONFIGS
 from sparq_eval.errors import UserError
 from sparq_eval.evaluate.run import run
 from sparq_eval.evaluate.settings import Settings, read_settings
 from sparq_eval.hf import selfcheck
 from sparq_eval.hf.engine import Engine
+from sparq_eval.overrides import CONFIGS
 
 pytestmark = pytest.mark.real
 

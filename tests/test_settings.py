@@ -7,11 +7,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from sparq_eval.cli import CONFIGS, check_overrides
 from sparq_eval.errors import UserError
 from sparq_eval.evaluate.settings import Settings, read_settings
 from sparq_eval.hf.placement import find_device
 from sparq_eval.methods import Dense, FlexGen, Shape, SparQ
+from sparq_eval.overrides import CONFIGS, check_overrides
 
 
 @pytest.fixture(scope="module")

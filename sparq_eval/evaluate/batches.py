@@ -19,6 +19,10 @@ from sparq_eval.progress import say
 from sparq_eval.request import Answer, Request
 
 
+class OutOfMemory(UserError):
+    """Memory does not hold a single example with these settings."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """Answers by method, then by request; seconds that they took together; bytes held at most until then."""
@@ -42,9 +46,7 @@ def answer_all(
     Answers of `context_methods`, which start from the context alone, come behind those of `methods`. Prompts for which
     a share of them becomes another k are not batched together.
     """
-    alike = defaultdict(list)
-    for request in sorted(requests, key=lambda request: -len(request.prompt)):
-        alike[fitted(methods, request), fitted(context_methods, request)].append(request)
+    alike = in_order(requests, methods, context_methods)
     if isinstance(engine, Workers):
         # each process runs this function on one part after another
         ordered = [request for waiting in alike.values() for request in waiting]
@@ -72,6 +74,37 @@ def answer_all(
             waiting = waiting[len(batch) :]
 
 
+Alike = dict[tuple[tuple[Method, ...], tuple[Method, ...]], list[Request]]
+
+
+def in_order(requests: Sequence[Request], methods: Sequence[Method], context_methods: Sequence[Method]) -> Alike:
+    """Requests that may be batched together, longest prompts first, by the methods as they are for them."""
+    alike = defaultdict(list)
+    for request in sorted(requests, key=lambda request: -len(request.prompt)):
+        alike[fitted(methods, request), fitted(context_methods, request)].append(request)
+    return alike
+
+
+def beside(
+    lacking: set[int],
+    requests: Sequence[Request],
+    methods: Sequence[Method],
+    batch_size: int,
+    context_methods: Sequence[Method] = (),
+) -> list[Request]:
+    """Requests of the lacking examples and those that share a batch with them where all requests are answered.
+
+    What goes on after an interruption is batched as if there had been none, so that its bits are the same too.
+    """
+    found = list[Request]()
+    for waiting in in_order(requests, methods, context_methods).values():
+        for first in range(0, len(waiting), batch_size):
+            batch = waiting[first : first + batch_size]
+            if any(request.index in lacking for request in batch):
+                found += batch
+    return found
+
+
 def fitted(methods: Sequence[Method], request: Request) -> tuple[Method, ...]:
     """Methods with every k made whole for this prompt."""
     return tuple(method.fit(seen(request)) for method in methods)
@@ -91,7 +124,7 @@ def halve(size: int, longest: int, methods: int) -> int:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if size == 1:
-        raise UserError(
+        raise OutOfMemory(
             f"batch_size=1: out of memory with one prompt of {longest} tokens and {methods} settings; "
             "ask for fewer settings at a time (k, r, method), a smaller dtype or a smaller model"
         )

@@ -13,15 +13,18 @@ from sparq_eval.request import Answer, Certificate, Request, Traffic
 def whole(batches: Iterable[Batch], requests: Sequence[Request]) -> Iterator[Batch]:
     """The batches again, each with the requests of those examples whose last request was answered in it.
 
-    requests: all that will be answered. An example's seconds are counted when it is whole.
+    requests: of the examples that are wanted; others in a batch are left out. An example's seconds are counted when it
+    is whole.
     """
     left = {index: len(parts) for index, parts in by_example(requests).items()}
     waiting: list[tuple[Request, tuple[Answer, ...], float]] = []
     for batch in batches:
         share = batch.seconds / len(batch.requests)
         by_request = zip(*batch.answers, strict=True)
-        waiting += [(request, each, share) for request, each in zip(batch.requests, by_request, strict=True)]
-        for request in batch.requests:
+        answered = [(request, each, share) for request, each in zip(batch.requests, by_request, strict=True)]
+        answered = [one for one in answered if one[0].index in left]
+        waiting += answered
+        for request, _, _ in answered:
             left[request.index] -= 1
         done = [one for one in waiting if not left[one[0].index]]
         waiting = [one for one in waiting if left[one[0].index]]

@@ -1,88 +1,41 @@
 """The story of a run: check everything, find what is missing in the results, load the model, answer, record, report."""
 
 import time
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
-import torch
-
-from sparq_eval.errors import UserError
-from sparq_eval.evaluate.batches import Batch, answer_all, fitting
-from sparq_eval.evaluate.compression import Solved, solve
-from sparq_eval.evaluate.documents import joined, note_prefilled, whole
-from sparq_eval.evaluate.expand import Setting
-from sparq_eval.evaluate.provenance import provenance, versions
+from sparq_eval.evaluate.batches import Batch, answer_all, beside, fitting
+from sparq_eval.evaluate.documents import joined, whole
+from sparq_eval.evaluate.isolate import Group, apart, checked
+from sparq_eval.evaluate.plan import Cell, Plan, look_ahead
+from sparq_eval.evaluate.provenance import provenance
 from sparq_eval.evaluate.settings import Settings
-from sparq_eval.harness.library import LIBRARY, open_library
-from sparq_eval.harness.lm import EngineLM
-from sparq_eval.harness.task import Data, Protocol, Task, open_task
-from sparq_eval.hf.checkpoint import Checkpoint, open_checkpoint, torch_dtype
+from sparq_eval.harness.task import Task
 from sparq_eval.hf.engine import Engine
-from sparq_eval.hf.families import check_family, context_length, layer_windows, shape_of
-from sparq_eval.hf.placement import find_devices, place
-from sparq_eval.hf.selfcheck import self_check
+from sparq_eval.hf.placement import place
 from sparq_eval.hf.workers import Workers, start
 from sparq_eval.progress import progress, say
 from sparq_eval.request import Answer, Request
-from sparq_eval.results.record import Identity, Row
-from sparq_eval.results.store import Entry, Store
-from sparq_eval.results.summary import summarise
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One task with its settings and the places of their records. solved: where settings come from a compression."""
-
-    task: Task
-    requests: Sequence[Request]
-    settings: Sequence[Setting]
-    entries: Sequence[Entry]
-    solved: Sequence[Solved] = ()
-
-    def missing(self) -> dict[tuple[int, ...], list[Request]]:
-        """Requests by the settings (places in `settings`) that have not answered them yet."""
-        done = [entry.indices() for entry in self.entries]
-        groups = defaultdict(list)
-        for request in self.requests:
-            if lacking := tuple(n for n, indices in enumerate(done) if request.index not in indices):
-                groups[lacking].append(request)
-        return groups
-
-    def asked(self, setting: Setting) -> list[float]:
-        """The shares of dense that the run asked this setting for."""
-        return [1 / solved.compression for solved in self.solved if solved.setting == setting]
-
-    def say_missed(self) -> None:
-        """Name the settings whose counted traffic, over the run's examples, is not nearly what was asked for."""
-        indices = {request.index for request in self.requests}
-        for solved in self.solved:
-            entry = self.entries[self.settings.index(solved.setting)]
-            rows = [row for row in entry.parsed().rows if row["index"] in indices]
-            if why := solved.missed(summarise(rows)["counted_ratio"]):
-                say(f"{self.task.name}, {solved.setting}: {why}")
+from sparq_eval.results.record import Row
 
 
 def run(settings: Settings) -> list[Cell]:
     """Measure what the results do not hold yet. Raises UserError before any weights are read if something is wrong."""
-    device = find_devices(settings.device)[0]
-    checkpoint = open_checkpoint(**named(settings.model))
-    check_family(checkpoint.config)
-    shape = shape_of(checkpoint.config)
-    resolved = [setting.resolve(shape) for setting in settings.settings]
-    opened = [task for name in settings.tasks for task in open_tasks(name, settings, checkpoint)]
-    # groups may share a task
-    tasks = {(task.name, str(task.source)): task for task in opened}
-    cells = [plan(task, settings, checkpoint, resolved, device) for task in tasks.values()]
+    return carry_out(look_ahead(settings), settings)
+
+
+def carry_out(planned: Plan, settings: Settings) -> list[Cell]:
+    """Answer and record what is missing. A setting that cannot be answered has a failed record; the others go on."""
+    cells = planned.cells
     todo = sum(len(group) * len(requests) for cell in cells for group, requests in cell.missing().items())
     total = sum(len(cell.requests) * len(cell.settings) for cell in cells)
     if not todo:
         say(f"nothing to compute: all {total:,} answers are in {settings.results_dir}/")
         for cell in cells:
-            cell.say_missed()
+            conclude(cell)
         return cells
+    checkpoint = planned.checkpoint
     count = len({setting for cell in cells for setting in cell.settings})
     placement = place(settings.device, checkpoint, settings.dtype)
     say(f"{todo:,} of {total:,} answers to compute: {count} settings, {checkpoint.name}, {placement}")
@@ -90,110 +43,24 @@ def run(settings: Settings) -> list[Cell]:
         checked = check(engine, cells) if settings.selfcheck else "off"
         for cell in cells:
             measure(cell, engine, settings, checked)
-            cell.say_missed()
+            conclude(cell)
     return cells
 
 
-def named(model: Mapping[str, Any]) -> dict[str, Any]:
-    """A model given by its path alone goes by the path's last part, so that two of them do not share a name."""
-    if model["name"] == "any" and model["path"]:
-        return {**model, "name": Path(model["path"]).name.removesuffix(".gguf")}
-    return dict(model)
-
-
-def open_tasks(name: str, settings: Settings, checkpoint: Checkpoint) -> list[Task]:
-    """The task of this name; several where it is a group of lm-eval's."""
-    context = context_length(checkpoint.config)
-    if name.startswith(LIBRARY):
-        if settings.stop != "task":
-            raise UserError(f"stop={settings.stop}: answers of task={name} end as lm-eval's task says; use stop=task")
-        whole_prompts = settings.truncate == "refuse"
-        lm = EngineLM(checkpoint.tokenizer, None, context_length=context, ends=checkpoint.ends, whole=whole_prompts)
-        names = {"pretrained": checkpoint.tokenizer_from, "tokenizer": checkpoint.tokenizer_from}
-        return open_library(name, lm, settings.include_path, names)
-    protocol = Protocol(
-        stop=settings.stop,
-        truncate=settings.truncate,
-        needle_lengths=lengths_within(context) if settings.needle_lengths is None else tuple(settings.needle_lengths),
-        needle_depths=settings.needle_depths,
-    )
-    data = find_data(name, settings, checkpoint)
-    tokenizer = checkpoint.tokenizer
-    return [open_task(name, data, tokenizer, model_name=checkpoint.name, context_length=context, protocol=protocol)]
-
-
-def plan(
-    task: Task, settings: Settings, checkpoint: Checkpoint, resolved: Sequence[Setting], device: torch.device
-) -> Cell:
-    """A task's requests and records, checked against the model's context."""
-    context = context_length(checkpoint.config)
-    requests = task.requests(settings.samples)
-    for request in requests:
-        # the last token is never fed
-        if (length := len(request.prompt) + max(request.steps, len(request.forced)) - 1) > context:
-            raise UserError(
-                f"task={task.name}: example {request.id} needs {length} tokens, more than the context of "
-                f"{checkpoint.name}, {context}; truncate=left cuts the beginning of such prompts"
-            )
-    if "context" in settings.prompts and not all(0 < r.context < len(r.prompt) and not r.forced for r in requests):
-        raise UserError(
-            f"prompt=context: task={task.name} has no question to be generated from behind a context; use prompt=whole"
-        )
-    note_prefilled(f"task={task.name}", requests)
-    shape, windows = shape_of(checkpoint.config), layer_windows(checkpoint.config)
-    solved = [solve(template, requests, shape, windows, settings.accounting) for template in settings.templates]
-    for compression in dict.fromkeys(one.compression for one in solved):
-        found = ", ".join(str(one.setting) for one in solved if one.compression == compression)
-        say(f"{task.name}, compression={compression:g}: {found}")
-    own = [replace(setting, tasks=None) for setting in resolved if setting.tasks is None or task.name in setting.tasks]
-    solved = [replace(one, setting=replace(one.setting, prompt=how)) for how in settings.prompts for one in solved]
-    own = [replace(setting, prompt=how) for how in settings.prompts for setting in own]
-    chosen = list(dict.fromkeys([*own, *(one.setting for one in solved)]))
-    store = Store(settings.results_dir)
-    entries = [
-        store.open(
-            identity_of(setting, task, settings, checkpoint, device),
-            metric=task.metric,
-            higher_is_better=task.higher_is_better,
-        )
-        for setting in chosen
-    ]
-    return Cell(task, requests, chosen, entries, solved)
-
-
-def lengths_within(context: int) -> tuple[int, ...]:
-    """The paper's lengths of the needle task, as far as the model's context goes."""
-    return tuple(whole - 128 for whole in range(1024, min(context, 32768) + 1, 1024))
-
-
-def identity_of(
-    setting: Setting, task: Task, settings: Settings, checkpoint: Checkpoint, device: torch.device
-) -> Identity:
-    """All that an answer depends on."""
-    dtype = torch_dtype(settings.dtype, str(device), checkpoint.config)
-    return Identity(
-        model={"name": checkpoint.name, **checkpoint.identity},
-        task=task.name,
-        data=task.source,
-        method=setting.name,
-        settings=setting.method.settings,
-        protocol={
-            "stop": settings.stop,
-            "prompt": setting.prompt,
-            "truncate": settings.truncate,
-            "accounting": settings.accounting,
-            "dtype": str(dtype).removeprefix("torch."),
-            "device": device.type,
-        },
-        versions=versions(),
-    )
+def conclude(cell: Cell) -> None:
+    """Say what went otherwise than asked: traffic that was missed, answers that are not numbers."""
+    cell.say_missed()
+    for entry in cell.entries:
+        rows = entry.parsed().rows
+        if lost := sum(not row["finite"] for row in rows):
+            entry.fail(f"{lost} of {len(rows)} answers met logits that are not finite")
 
 
 def check(engine: Engine | Workers, cells: Sequence[Cell]) -> dict[str, Any]:
     """What the self-check measured. UserError where this model is not evaluated rightly here."""
     began = time.monotonic()
     methods = {setting.method: None for cell in cells for setting in cell.settings}
-    found = self_check(engine, [request for cell in cells for request in cell.requests], list(methods))
+    found = checked(engine, [request for cell in cells for request in cell.requests], list(methods))
     seconds, left = time.monotonic() - began, found["not_checked"]
     say(
         f"self-check in {seconds:.1f} s: logits within {found['eager']:.1g} of eager attention, within "
@@ -208,25 +75,61 @@ def measure(cell: Cell, engine: Engine | Workers, settings: Settings, checked: A
     checked: what the self-check found, for the records.
     """
     history = provenance(engine.placement) | {"selfcheck": checked, "config": settings.config}
-    groups = cell.missing()
+    groups = joined_up(cell.missing(), settings.batch_size or 64)
     effort = sum(request.effort for requests in groups.values() for request in requests)
     with progress(cell.task.name, effort, "tokens") as advance:
         for group, requests in groups.items():
-            size = settings.batch_size or fitting(engine, requests, len(group))
             # in the order of their answers
             group = tuple(sorted(group, key=lambda n: cell.settings[n].prompt == "context"))
-            methods, from_context = (
-                [cell.settings[n].method for n in group if (cell.settings[n].prompt == "context") is late]
-                for late in (False, True)
-            )
-            batches = answer_all(engine, requests, methods, size, from_context)
-            for batch in whole(batches, requests):
+            ask = partial(answers_of, cell, engine, settings.batch_size, requests)
+            for part, batch in apart(engine, group, ask, partial(fail, cell, history)):
                 facts = history | {"batch_size": batch.size, "peak_memory": batch.peak_memory}
-                for n, answers in zip(group, batch.answers, strict=True):
+                for n, answers in zip(part, batch.answers, strict=True):
                     asked = cell.asked(cell.settings[n])
                     own = facts | {"requested_ratios": asked} if asked else facts
                     cell.entries[n].append(rows_of(cell.task, batch, answers), own)
-                advance(sum(request.effort for request in batch.requests))
+                advance(sum(request.effort for request in batch.requests) * len(part) / len(group))
+
+
+def joined_up(groups: dict[Group, list[Request]], few: int) -> dict[Group, list[Request]]:
+    """Examples that an interruption left answered by some settings only go with the rest, if they are a batch at most:
+    answering them again costs less than a prefill for each such group, and all comes in its usual order.
+    """
+    groups = dict(groups)
+    for group in sorted(groups, key=len):
+        wider = next((other for other in groups if set(group) < set(other)), None)
+        if wider and len({request.index for request in groups[group]}) <= few:
+            groups[wider] = groups.pop(group) + groups[wider]
+    return groups
+
+
+def answers_of(
+    cell: Cell, engine: Engine | Workers, batch_size: int | None, requests: Sequence[Request], group: Group
+) -> Iterator[Batch]:
+    """Answers of these settings to those of the requests that one of them has not answered."""
+    there = set.intersection(*(cell.entries[n].indices() for n in group))
+    requests = [request for request in requests if request.index not in there]
+    if not requests:
+        return
+    methods, from_context = (
+        [cell.settings[n].method for n in group if (cell.settings[n].prompt == "context") is late]
+        for late in (False, True)
+    )
+    size = batch_size or before(cell, group, engine) or fitting(engine, requests, len(group))
+    near = beside({request.index for request in requests}, cell.requests, methods, size, from_context)
+    yield from whole(answer_all(engine, near, methods, size, from_context), requests)
+
+
+def before(cell: Cell, group: Group, engine: Engine | Workers) -> int | None:
+    """The batch size of a run on this placement that is gone on with: memory that is free now may suggest another."""
+    runs = [run for n in group for run in cell.entries[n].record()["runs"] if run.get("samples")]
+    sizes = [run.get("batch_size") for run in runs if run.get("placement") == str(engine.placement)]
+    return sizes[-1] if sizes and isinstance(sizes[-1], int) else None
+
+
+def fail(cell: Cell, history: dict[str, Any], n: int, why: str) -> None:
+    say(f"{cell.task.name}, {cell.settings[n]}: failed: {why}")
+    cell.entries[n].fail(why, history)
 
 
 def rows_of(task: Task, batch: Batch, answers: Sequence[Answer]) -> list[Row]:
@@ -256,16 +159,3 @@ def rows_of(task: Task, batch: Batch, answers: Sequence[Answer]) -> list[Row]:
         )
         for request, answer in examples
     ]
-
-
-BUNDLED_TEXT = ("wikitext_bpc", "repetition", "needle")
-
-
-def find_data(task: str, settings: Settings, checkpoint: Checkpoint) -> Data:
-    """Where a task's text comes from; `auto` is bundled text for bundled models where there is some, else the hub."""
-    source: str = settings.data["source"]
-    if source == "auto":
-        bundled = checkpoint.identity["source"] == "package" and task in BUNDLED_TEXT
-        source = "bundled" if bundled else "hub"
-    root = settings.data["root"]
-    return Data(source, Path(root).expanduser() if root else None)

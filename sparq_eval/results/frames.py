@@ -1,9 +1,11 @@
 """Reading a store into two tables. Rows are the truth: numbers are computed from them, not taken from summaries."""
 
+import fcntl
 import json
 import math
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,19 +94,33 @@ def read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         hashed = identity.key
         record = {"key": key, "path": folder, "identity": identity, "model": str(identity.model["name"])}
         record |= {"metric": str(content["metric"]), "higher_is_better": bool(content["higher_is_better"])}
+        failure = content.get("failure")
     except (ValueError, KeyError, TypeError) as error:
         raise Untrusted(f"{RECORD} is not a record ({type(error).__name__}: {error})") from error
     if key != hashed:
         raise Untrusted("its content does not hash to its key: it was changed by hand or is not ours")
     path = folder / SAMPLES
-    parsed = parse(path.read_bytes() if path.exists() else b"")
+    parsed = parse(settled_bytes(path))
     if parsed.unreadable:
         say(f"warning: {path}: lines {', '.join(map(str, parsed.unreadable))} are not rows; left out")
     if parsed.torn:
         say(f"warning: {path}: the last line is cut short; left out")
     if not parsed.rows:
-        raise Untrusted("it has no rows")
+        raise Untrusted(f"failed: {failure}" if failure else "it has no rows")
+    if failure:
+        say(f"warning: {folder}: failed: {failure}; it has {len(parsed.rows)} rows")
     return record, sorted(parsed.rows, key=lambda row: row["index"])
+
+
+def settled_bytes(path: Path) -> bytes:
+    """A file of rows while nobody is in the midst of an append; as it is where the file system knows no locks."""
+    try:
+        with path.open("rb") as file:
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_SH)
+            return file.read()
+    except FileNotFoundError:
+        return b""
 
 
 def left_out(path: Path, why: str) -> None:

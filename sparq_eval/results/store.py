@@ -51,9 +51,12 @@ class Entry:
             "runs": [],
         }
         recorded, rows = self.record(), self.parsed().rows
+        # rows only ever become more: fewer of them mean that someone took them away
+        self.seen = len(rows)
         if rows and recorded["summary"] != plain(summarise(rows)):
             with self.locked() as samples:
-                self.write(self.record(), repair(samples, self.path))
+                parsed = repair(samples, self.path)
+                self.write(settled(self.record(), parsed), parsed)
 
     def indices(self) -> set[int]:
         """The examples already measured."""
@@ -72,8 +75,14 @@ class Entry:
         with self.locked() as samples:
             parsed = repair(samples, self.path)
             fresh = {row.index: row for row in reversed(rows) if row.index not in parsed.indices}
-            record = self.record()
+            record = settled(self.record(), parsed)
+            if len(parsed.rows) < self.seen:
+                raise UserError(
+                    f"{self.path}: {self.seen - len(parsed.rows)} rows that were written are gone: the folder was "
+                    "deleted or changed while the run went on; the same command again measures what is missing"
+                )
             if fresh:
+                record.pop("failure", None)
                 current, known = join_run(record["runs"], plain(run))
                 if not known:
                     # rows must never lie there without their record, whenever the power goes
@@ -83,6 +92,26 @@ class Entry:
                 current["samples"] += len(fresh)
                 parsed = repair(samples, self.path)
             self.write(record, parsed)
+            self.seen = len(parsed.rows)
+
+    @property
+    def failure(self) -> str | None:
+        """Why the last attempt to measure this did not end well, if it did not."""
+        failure = self.record().get("failure")
+        return None if failure is None else str(failure)
+
+    def fail(self, why: str, run: Mapping[str, Any] | None = None) -> None:
+        """Say in the record why this could not be measured. Rows stay; the next append takes the failure back.
+
+        run: where none of its rows were measured, the run that tried.
+        """
+        if self.failure == why:
+            return
+        with self.locked() as samples:
+            parsed, record = repair(samples, self.path), self.record()
+            if run is not None:
+                join_run(record["runs"], plain(run))
+            self.write(record | {"failure": why}, parsed)
 
     def parsed(self) -> Parsed:
         path = self.path / SAMPLES
@@ -128,6 +157,14 @@ class Entry:
                 yield samples
         except OSError as error:
             raise UserError(f"{self.path}: could not be written ({error.strerror}); what is there is kept") from error
+
+
+def settled(record: dict[str, Any], parsed: Parsed) -> dict[str, Any]:
+    """The record, in which rows that a crash left uncounted are those of the last run."""
+    runs = record["runs"]
+    if runs and (uncounted := len(parsed.rows) - sum(run.get("samples", 0) for run in runs)) > 0:
+        runs[-1]["samples"] = runs[-1].get("samples", 0) + uncounted
+    return record
 
 
 def join_run(runs: list[dict[str, Any]], run: dict[str, Any]) -> tuple[dict[str, Any], bool]:

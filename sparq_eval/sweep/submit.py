@@ -1,0 +1,122 @@
+"""Sending off what is missing of a sweep, and waiting for it: disk and queue say how it goes, not the launcher."""
+
+import hashlib
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from sparq_eval.errors import UserError
+from sparq_eval.progress import say
+from sparq_eval.sweep.cells import Words, cut
+from sparq_eval.sweep.lease import held
+from sparq_eval.sweep.manifest import Manifest, changed, code_of, frozen, write
+from sparq_eval.sweep.queue import queued, register
+from sparq_eval.sweep.show import plain
+from sparq_eval.sweep.status import DONE, SUBMIT, look
+
+LOT = 1000  # cells of one array: Slurm refuses more, where MaxArraySize is its default
+SILENCE = 30.0  # seconds that the launcher may go on after its last job left the queue
+
+
+def sweep(arguments: Sequence[str]) -> int:
+    """`python -m sparq_eval -m …`: the sweep that these words mean is begun, or gone on with. The exit status."""
+    words = Words.of(arguments)
+    cells = cut(words)
+    name = hashlib.sha256("".join(cell.digest for cell in cells).encode()).hexdigest()[:10]
+    manifest = frozen(words.sweep_dir or Path("sweeps").absolute() / name, arguments, cells)
+    return resume(manifest, words.launched)
+
+
+def resume(manifest: Manifest, launched: Sequence[str] = (), new_code: bool = False) -> int:
+    """Send off what is neither done nor live, wait until nothing is live, and say how it went.
+
+    launched: words for the launcher, if not those of the sweep's own command.
+    """
+    now = code_of(manifest.cells)
+    if why := changed(manifest, now):
+        if not new_code:
+            raise UserError(
+                f"{manifest.folder}: {why}; go back to that code, or give `python -m sparq_eval.sweep resume "
+                f"{manifest.folder} --new-code` to measure what is missing with the code that is here"
+            )
+        before = [*manifest.code.get("before", ()), {key: manifest.code[key] for key in ("sha256", "commit")}]
+        manifest = replace(manifest, code={**now, "before": before})
+        write(manifest)
+    words = tuple(launched) or manifest.words.launched
+    launcher = next((word.split("=", 1)[1] for word in reversed(words) if word.startswith("hydra/launcher=")), "basic")
+    slurm = launcher in ("slurm", "submitit_slurm")
+    say(f"sweep {manifest.name}: {len(manifest.cells)} cells in {manifest.folder}")
+    while lot := send(manifest, words, launcher, slurm):
+        if lot < LOT:
+            break
+    standings = look(manifest)
+    print(plain(standings), flush=True)
+    return 0 if all(each.state == DONE for each in standings) else 1
+
+
+def send(manifest: Manifest, words: Sequence[str], launcher: str, slurm: bool) -> int:
+    """Send off up to LOT cells and wait for them. How many there were."""
+    with held(manifest.folder / SUBMIT) as other:
+        if other:
+            raise UserError(f"{manifest.folder}: {other} is sending off cells of this sweep; try again when it is done")
+        missing = [each.cell.number for each in look(manifest) if not (each.live or each.state == DONE)][:LOT]
+        if not missing:
+            say("nothing to send off: every cell is done or live")
+            child = None
+        else:
+            name = register(manifest, missing, "slurm" if slurm else launcher)
+            child = subprocess.Popen(command(manifest, missing, words, name if launcher != "basic" else ""))
+        try:
+            if child and not slurm:
+                child.wait()
+            elif child:
+                while child.poll() is None and not queued(manifest):
+                    time.sleep(0.3)
+        except KeyboardInterrupt:
+            return interrupted(manifest, child)
+    # the queue knows the jobs now: another may send off what it finds missing
+    try:
+        if slurm:
+            wait(manifest, child)
+    except KeyboardInterrupt:
+        return interrupted(manifest, child)
+    return len(missing)
+
+
+def command(manifest: Manifest, cells: Sequence[int], words: Sequence[str], name: str) -> list[str]:
+    folder = str(manifest.folder).replace("\\", "\\\\").replace("'", "\\'")
+    own = [f"cell={','.join(map(str, cells))}", f"sweep_dir='{folder}'", f"hydra.sweep.dir='{folder}'"]
+    own += ["hydra.sweep.subdir=cells", *([f"hydra.launcher.name={name}"] if name else [])]
+    if not any(word.startswith("hydra.sweeper.max_batch_size=") for word in words) and "hydra/launcher=local" in words:
+        own.append("hydra.sweeper.max_batch_size=1")  # submitit would start all of them at once
+    return [sys.executable, "-m", "sparq_eval", "-m", *manifest.words.flags, *own, *words]
+
+
+def wait(manifest: Manifest, child: subprocess.Popen[bytes] | None) -> None:
+    """Until the queue has no cell of the sweep, whatever became of the launcher: it may give up on jobs that Slurm runs
+    again, and wait for ever for one that died where there is no accounting.
+    """
+    quiet = time.monotonic()
+    pause = 0.5
+    while True:
+        if queued(manifest) != {}:  # also where the queue does not answer
+            quiet = time.monotonic()
+        elif child is None or child.poll() is not None:
+            return
+        elif time.monotonic() - quiet > SILENCE:
+            child.terminate()
+            child.wait()
+            return
+        time.sleep(pause)
+        pause = min(10.0, pause * 1.3)
+
+
+def interrupted(manifest: Manifest, child: subprocess.Popen[bytes] | None) -> int:
+    if child and child.poll() is None:
+        child.terminate()
+        child.wait()
+    say(f"stopped waiting; jobs that were sent off go on: python -m sparq_eval.sweep status {manifest.folder}")
+    return 0

@@ -1,0 +1,152 @@
+"""A disk that is full, a permission that is lost, a folder that is gone: a clear sentence, nothing written is lost."""
+
+import multiprocessing
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from killed import in_process, make, overrides, settings_of, told, whole_run
+from test_store import IDENTITY, RUN, entry, indices_on_disk, record, row
+
+from sparq_eval.errors import UserError
+from sparq_eval.evaluate.run import run
+from sparq_eval.results import Identity, Store, load
+
+ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk, or becoming another user, needs root")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 100 kB."""
+    at = tmp_path / "disk"
+    at.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", at], capture_output=True, text=True)
+    if made.returncode != 0:
+        pytest.skip(f"no small disk can be mounted here: {made.stderr.strip()}")
+    yield at
+    subprocess.run(["umount", "-l", at], check=True)
+
+
+@ROOT
+def test_a_run_on_a_full_disk_says_so_and_goes_on_when_there_is_space(folder: Path, disk: Path, tmp_path: Path) -> None:
+    whole_run(settings_of(overrides(folder, tmp_path / "whole")))
+    settings = settings_of(overrides(folder, disk / "results"))
+    with pytest.raises(UserError, match=r"could not be written \(No space left on device\); what is there is kept"):
+        run(settings)
+    before = load(settings.results_dir).samples
+    assert len(before) > 0, "what was written is valid"
+    with pytest.raises(UserError, match="No space left"):
+        run(settings)
+    assert len(load(settings.results_dir).samples) >= len(before)
+    subprocess.run(["mount", "-o", "remount,size=10m", disk], check=True)
+    run(settings)
+    assert told(settings.results_dir) == told(tmp_path / "whole")
+
+
+@ROOT
+def test_an_append_on_a_disk_with_any_space_left_is_whole_or_refused(disk: Path) -> None:
+    of = entry(disk)
+    of.append([row(0)], RUN)
+    filler = disk / "filler"
+    for space in range(0, 20000, 1500):
+        filler.unlink(missing_ok=True)
+        free = os.statvfs(disk)
+        filler.write_bytes(b"x" * max(0, free.f_bavail * free.f_frsize - space))
+        try:
+            of.append([row(n, output="y" * 400) for n in range(1, 20)], RUN)
+        except UserError as error:
+            assert "No space left" in str(error)
+        there = sorted(of.parsed().indices)
+        assert there == list(range(len(there))) and 0 in there
+    filler.unlink()
+    of.append([row(n, output="y" * 400) for n in range(1, 20)], RUN)
+    assert sorted(indices_on_disk(of)) == list(range(20)) and record(of)["summary"]["samples"] == 20
+
+
+@ROOT
+def test_a_permission_that_is_lost_in_mid_run_is_a_clear_sentence(tmp_path: Path) -> None:
+    home = Path("/tmp") / f"sparq-eval-{os.getpid()}"  # tmp_path's parents are root's alone
+    home.mkdir(mode=0o777)
+    home.chmod(0o777)
+    try:
+        here, there = multiprocessing.get_context("fork").Pipe()
+
+        def write() -> None:
+            os.setuid(65534)
+            of = entry(home / "results")
+            of.append([row(0)], RUN)
+            there.send("written")
+            there.recv()
+            try:
+                of.append([row(1)], RUN)
+            except UserError as error:
+                there.send(str(error))
+
+        process = in_process(write)
+        assert here.recv() == "written"
+        for path in [*(home / "results").rglob("*")]:
+            os.chown(path, 0, 0)
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        here.send("go")
+        assert "could not be written (Permission denied); what is there is kept" in here.recv()
+        process.join()
+        assert len(load(home / "results").samples) == 1
+    finally:
+        shutil.rmtree(home)
+
+
+def test_a_results_folder_deleted_in_mid_run_stops_it_with_a_clear_sentence(tmp_path: Path) -> None:
+    of = entry(tmp_path / "results")
+    of.append([row(0), row(1)], RUN)
+    shutil.rmtree(tmp_path / "results")
+    with pytest.raises(UserError, match="2 rows that were written are gone: the folder was deleted or changed"):
+        of.append([row(2)], RUN)
+    again = entry(tmp_path / "results")
+    again.append([row(n) for n in range(3)], RUN)
+    assert indices_on_disk(again) == [0, 1, 2]
+
+
+def write_all(root: Path, seed: int) -> None:
+    """Every writer has each record to write, in an order and in lots of its own."""
+    for turn in range(4):
+        for k in range(5):
+            of = Store(root).open(settings(k), metric="prefix_match", higher_is_better=True)
+            first = (turn + seed + k) % 4 * 5
+            of.append([row(n, output="y" * 5000) for n in range(first, first + 5)], RUN | {"started": f"writer {seed}"})
+
+
+def settings(k: int) -> Identity:
+    return replace(IDENTITY, settings={**IDENTITY.settings, "k": k})
+
+
+def test_eight_writers_and_a_reader_share_a_folder(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    writers = [in_process(lambda seed=seed: write_all(tmp_path, seed)) for seed in range(8)]  # type: ignore[misc]
+    seen = 0
+    while any(writer.is_alive() for writer in writers):
+        try:
+            frames = load(tmp_path)
+        except UserError as error:
+            assert "no record" in str(error)
+            time.sleep(0.01)
+            continue
+        counts = frames.samples.groupby("key").size()
+        assert (counts % 5 == 0).all(), "lots are seen whole"
+        assert dict(zip(frames.records["key"], frames.records["samples"], strict=True)) == counts.to_dict()
+        assert counts.sum() >= seen
+        seen = counts.sum()
+    assert all(writer.exitcode == 0 for writer in writers)
+    for k in range(5):
+        of = Store(tmp_path).open(settings(k), metric="prefix_match", higher_is_better=True)
+        assert sorted(indices_on_disk(of)) == list(range(20))
+        assert sum(one["samples"] for one in record(of)["runs"]) == 20
+    assert "not a record" not in capfd.readouterr().err

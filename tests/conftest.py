@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from sparq_eval.hf.checkpoint import Checkpoint
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# before triton is imported, whoever imports it: without a device its kernels run in its interpreter
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

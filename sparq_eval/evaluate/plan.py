@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from sparq_eval.errors import UserError
+from sparq_eval.evaluate.backend import Kernels
 from sparq_eval.evaluate.compression import Solved, solve
 from sparq_eval.evaluate.documents import note_prefilled
 from sparq_eval.evaluate.expand import Setting
@@ -66,6 +67,7 @@ class Plan:
 
     checkpoint: Checkpoint
     cells: list[Cell]
+    kernels: Kernels
 
 
 def look_ahead(settings: Settings) -> Plan:
@@ -78,7 +80,11 @@ def look_ahead(settings: Settings) -> Plan:
     opened = [task for name in settings.tasks for task in open_tasks(name, settings, checkpoint)]
     # groups may share a task
     tasks = {(task.name, str(task.source)): task for task in opened}
-    return Plan(checkpoint, [plan(task, settings, checkpoint, resolved, device) for task in tasks.values()])
+    kernels = Kernels(settings.backend, device, shape)
+    if not settings.templates:
+        kernels.check(setting.method for setting in resolved)
+    cells = [plan(task, settings, checkpoint, resolved, device, kernels) for task in tasks.values()]
+    return Plan(checkpoint, cells, kernels)
 
 
 def named(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,7 +116,12 @@ def open_tasks(name: str, settings: Settings, checkpoint: Checkpoint) -> list[Ta
 
 
 def plan(
-    task: Task, settings: Settings, checkpoint: Checkpoint, resolved: Sequence[Setting], device: torch.device
+    task: Task,
+    settings: Settings,
+    checkpoint: Checkpoint,
+    resolved: Sequence[Setting],
+    device: torch.device,
+    kernels: Kernels,
 ) -> Cell:
     """A task's requests and records, checked against the model's context."""
     context = context_length(checkpoint.config)
@@ -139,7 +150,7 @@ def plan(
     store = Store(settings.results_dir)
     entries = [
         store.open(
-            identity_of(setting, task, settings, checkpoint, device),
+            identity_of(setting, task, settings, checkpoint, device, kernels),
             metric=task.metric,
             higher_is_better=task.higher_is_better,
         )
@@ -154,10 +165,17 @@ def lengths_within(context: int) -> tuple[int, ...]:
 
 
 def identity_of(
-    setting: Setting, task: Task, settings: Settings, checkpoint: Checkpoint, device: torch.device
+    setting: Setting,
+    task: Task,
+    settings: Settings,
+    checkpoint: Checkpoint,
+    device: torch.device,
+    kernels: Kernels,
 ) -> Identity:
     """All that an answer depends on."""
     dtype = torch_dtype(settings.dtype, str(device), checkpoint.config)
+    # where torch answers nothing is said, as in records of before there were kernels
+    backend = {"backend": "kernel"} if kernels(setting.method) else {}
     return Identity(
         model={"name": checkpoint.name, **checkpoint.identity},
         task=task.name,
@@ -171,6 +189,7 @@ def identity_of(
             "accounting": settings.accounting,
             "dtype": str(dtype).removeprefix("torch."),
             "device": device.type,
+            **backend,
         },
         versions=versions(),
     )

@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from sparq_eval.evaluate.batches import Batch, answer_all, beside, fitting
+from sparq_eval.evaluate.backend import Kernels
+from sparq_eval.evaluate.batches import Batch, answer_all, beside, fitting, in_order
 from sparq_eval.evaluate.documents import joined, whole
 from sparq_eval.evaluate.isolate import Group, apart, checked
 from sparq_eval.evaluate.plan import Cell, Plan, look_ahead
@@ -14,6 +16,7 @@ from sparq_eval.evaluate.settings import Settings
 from sparq_eval.harness.task import Task
 from sparq_eval.hf.engine import Engine
 from sparq_eval.hf.placement import place
+from sparq_eval.hf.speed import decode_speed, same_answers
 from sparq_eval.hf.workers import Workers, start
 from sparq_eval.progress import progress, say
 from sparq_eval.request import Answer, Request
@@ -39,10 +42,11 @@ def carry_out(planned: Plan, settings: Settings) -> list[Cell]:
     count = len({setting for cell in cells for setting in cell.settings})
     placement = place(settings.device, checkpoint, settings.dtype)
     say(f"{todo:,} of {total:,} answers to compute: {count} settings, {checkpoint.name}, {placement}")
-    with start(checkpoint, settings.dtype, placement, settings.accounting) as engine:
+    with start(checkpoint, settings.dtype, placement, settings.accounting, planned.kernels) as engine:
         checked = check(engine, cells) if settings.selfcheck else "off"
         for cell in cells:
             measure(cell, engine, settings, checked)
+            time_settings(cell, engine, settings, planned.kernels)
             conclude(cell)
     return cells
 
@@ -89,6 +93,31 @@ def measure(cell: Cell, engine: Engine | Workers, settings: Settings, checked: A
                     own = facts | {"requested_ratios": asked} if asked else facts
                     cell.entries[n].append(rows_of(cell.task, batch, answers), own)
                 advance(sum(request.effort for request in batch.requests) * len(part) / len(group))
+
+
+def time_settings(cell: Cell, engine: Engine | Workers, settings: Settings, kernels: Kernels) -> None:
+    """Note in the records how long a token takes with each setting alone, and what its kernel changes of its answers.
+
+    One batch of the longest prompts is decoded for it.
+    """
+    fast = [bool(kernels(setting.method)) for setting in cell.settings]
+    wanted = any(fast) if settings.speed is None else settings.speed
+    missing = [n for n, entry in enumerate(cell.entries) if "decoding" not in entry.record() and not entry.failure]
+    if not wanted or not missing:
+        return
+    methods = [cell.settings[n].method for n in missing]
+    (fitted, _), requests = next(iter(in_order(cell.requests, methods, ()).items()))
+    methods = list(fitted)
+    requests = requests[: settings.batch_size or fitting(engine, requests, len(methods))]
+    say(f"{cell.task.name}: timing {len(methods)} settings, {len(requests)} prompts at a time")
+    speeds = decode_speed(engine, requests, methods)
+    generated = not requests[0].forced
+    same = same_answers(engine, requests, methods) if generated and any(fast) else [0] * len(methods)
+    for n, speed, equal in zip(missing, speeds, same, strict=True):
+        found = {"backend": "kernel" if fast[n] else "torch", **asdict(speed)}
+        if fast[n] and generated:
+            found["as_torch"] = {"same": equal, "of": len(requests)}
+        cell.entries[n].note("decoding", found)
 
 
 def joined_up(groups: dict[Group, list[Request]], few: int) -> dict[Group, list[Request]]:

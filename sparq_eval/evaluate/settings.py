@@ -7,6 +7,7 @@ from typing import Any
 
 from sparq_eval.accounting import ACCOUNTING
 from sparq_eval.errors import UserError
+from sparq_eval.evaluate.backend import BACKENDS
 from sparq_eval.evaluate.compression import Template, read_templates
 from sparq_eval.evaluate.expand import BUDGETS, Setting, expand, fields, kind_of
 from sparq_eval.evaluate.grid import find_sweep, read_grid
@@ -20,6 +21,7 @@ SHARES = {"k": "the prompt", "r": "the head size"}
 class Settings:
     """A run. templates: settings that each task's prompts decide. batch_size None: as many as fit. needle_lengths None:
     as many of the paper's as the model's context has room for. model, data: as in configs/model and configs/data.
+    speed None: where kernels run.
     """
 
     model: Mapping[str, Any]
@@ -39,6 +41,8 @@ class Settings:
     dtype: str
     device: str | Sequence[str]
     results_dir: Path
+    backend: str
+    speed: bool | None
     selfcheck: bool
     config: Mapping[str, Any]
 
@@ -68,6 +72,10 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
         dtype=choice("dtype", config["dtype"], ("auto", "float32", "bfloat16", "float16")),
         device=config["device"] if isinstance(config["device"], list) else str(config["device"]),
         results_dir=Path(config["results_dir"]),
+        backend=choice("backend", config["backend"], BACKENDS),
+        speed={"auto": None, "on": True, "off": False}.get(
+            speed := choice("speed", config["speed"], ("auto", True, False, "on", "off")), speed
+        ),
         # on and off are booleans in YAML, words on the command line
         selfcheck=choice("selfcheck", config["selfcheck"], (True, False, "on", "off")) in (True, "on"),
         config=recorded(config, tasks),

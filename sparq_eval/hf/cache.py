@@ -4,7 +4,7 @@ A layer's buffer holds the prompt and has room behind it. A setting's tail lies 
 just before the setting attends, so that every method sees one plain run of keys, and the prefix is never copied.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,15 +13,23 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from sparq_eval.methods import Method, State
-from sparq_eval.ops import shift
-from sparq_eval.step import Visible
+from sparq_eval.methods.kernel import Kernel
+from sparq_eval.ops import Prompt, narrow, shift
+from sparq_eval.step import Columns, Visible
+
+ROUND = 128  # the room for positions of a second copy of the keys is a multiple of it, so that reads are wide
+
+
+def no_kernel(method: Method) -> None:
+    """Every method attends by itself."""
+    return None
 
 
 @dataclass
 class Layer:
     """One layer's buffer, its tails by setting, and what each setting's method remembers.
 
-    early: what methods that start from the context alone remember of it.
+    early: what methods that start from the context alone remember of it. columns: second copies of the keys, by kind.
     """
 
     k: Float[Tensor, "B H C D"]
@@ -30,6 +38,7 @@ class Layer:
     tails_v: list[Float[Tensor, "B H R D"]]
     states: list[State]
     early: list[State] = field(default_factory=list)
+    columns: dict[str, Columns] = field(default_factory=dict)
 
     def keep(self, examples: Int[Tensor, "B"]) -> None:
         """Drop all other examples."""
@@ -37,6 +46,10 @@ class Layer:
         self.k, self.v = self.k[examples], self.v[examples]
         self.tails_k = [tail[examples] for tail in self.tails_k]
         self.tails_v = [tail[examples] for tail in self.tails_v]
+        self.columns = {
+            copy: Columns(own.values[examples], None if own.scale is None else own.scale[examples])
+            for copy, own in self.columns.items()
+        }
         # states may be shared between settings, but each is replaced, never changed in place
         self.states = [tree_map_only(Tensor, lambda x: x[examples], state) for state in self.states]
 
@@ -45,7 +58,8 @@ class Cache:
     """All layers of a batch of B left-padded prompts of P positions, with room for `room` tokens behind them.
 
     valid: false at padding. tails: whether settings keep tokens of their own (a single setting's lie in the buffer).
-    context_methods: they start from the prompt without its last `question` tokens (see `rewind`).
+    context_methods: they start from the prompt without its last `question` tokens (see `rewind`). kernel_for: gives the
+    kernel of a method, None where the method itself attends.
     examples: which of the batch's examples are still here.
     """
 
@@ -57,8 +71,10 @@ class Cache:
         tails: bool,
         context_methods: Sequence[Method] = (),
         question: Int[Tensor, "B"] | None = None,
+        kernel_for: Callable[[Method], Kernel | None] = no_kernel,
     ) -> None:
         self.methods, self.context_methods = methods, context_methods
+        self.kernels, self.context_kernels = list(map(kernel_for, methods)), list(map(kernel_for, context_methods))
         self.valid, self.question = valid, question
         self.room, self.tails = room, tails
         self.layers: dict[int, Layer] = {}
@@ -74,6 +90,19 @@ class Cache:
         both_k, both_v = (x.new_zeros(B, H, P + self.room, D) for x in (k, v))
         both_k[:, :, :P], both_v[:, :, :P] = k, v
         return Layer(both_k, both_v, *self.make_tails(both_k), states=[])
+
+    def make_columns(self, prompt: Prompt) -> dict[str, Columns]:
+        """The second copies of the prompt's keys that kernels read, with room behind them."""
+        B, H, P, D = prompt.k.shape
+        copies = {kernel.copy for kernel in [*self.kernels, *self.context_kernels] if kernel and kernel.copy}
+        found = {}
+        for copy in sorted(copies):
+            scale = prompt.key_peaks / 127 if copy == "int8" else None
+            part = narrow(prompt.k, copy, scale)
+            values = part.new_zeros(B, H, D, -(-(P + self.room) // ROUND) * ROUND)
+            values[..., :P] = part.mT
+            found[copy] = Columns(values, scale)
+        return found
 
     def make_tails(self, buffer: Float[Tensor, "B H C D"]) -> tuple[list[Tensor], list[Tensor]]:
         number = len(self.methods) if self.tails and len(self.methods) > 1 else 0
@@ -95,20 +124,27 @@ class Cache:
         """Go back to the end of each context, in place, for the methods that start there."""
         assert self.question is not None
         self.methods, self.context_methods = self.context_methods, ()
+        self.kernels, self.context_kernels = self.context_kernels, []
         self.valid = shift(self.valid, self.question, 1)
         P = self.prompt
         for layer in self.layers.values():
             for buffer in (layer.k, layer.v):
                 buffer[:, :, :P] = shift(buffer[:, :, :P], self.question.to(buffer.device), 2)
                 buffer[:, :, P:] = 0
+            for own in layer.columns.values():
+                # torch gathers float8 as bytes only
+                values = own.values.view(torch.uint8) if own.values.itemsize == 1 else own.values
+                values[..., :P] = shift(values[..., :P], self.question.to(values.device), 3)
             layer.tails_k, layer.tails_v = self.make_tails(layer.k)
             layer.states, layer.early = layer.early, []
 
 
 def bytes_per_example(
-    layers: int, heads: int, head_size: int, itemsize: int, *, prompt: int, room: int, settings: int
+    layers: int, heads: int, head_size: int, itemsize: int, *, prompt: int, room: int, settings: int, copies: int = 0
 ) -> int:
-    """Bytes of the cache for one example: prefix, tails, and a float32 score and a flag a position for each setting."""
+    """Bytes of the cache for one example: prefix, second copies of the keys, tails, and a float32 score and a flag a
+    position for each setting.
+    """
     tails = room * settings if settings > 1 else 0
-    keys_and_values = 2 * (prompt + room + tails) * head_size * itemsize
+    keys_and_values = (2 * (prompt + room + tails) + copies * (prompt + room + ROUND)) * head_size * itemsize
     return layers * heads * (keys_and_values + 5 * (prompt + room) * settings)

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sparq_eval.accounting import cached, nominal
-from sparq_eval.hf.cache import Cache
+from sparq_eval.hf.cache import Cache, no_kernel
 from sparq_eval.hf.families import layer_windows, shape_of
 from sparq_eval.hf.generation import Generation
 from sparq_eval.hf.phases import Decode, Prefill, Score
@@ -19,6 +19,7 @@ from sparq_eval.hf.placement import Placement
 from sparq_eval.hf.seam import Session
 from sparq_eval.hf.tally import Tally
 from sparq_eval.methods import Dense, Method
+from sparq_eval.methods.kernel import Kernel
 from sparq_eval.request import Answer, Request, Traffic
 
 LOGITS = 2**26  # elements of float32 logits that scoring holds at a time
@@ -30,12 +31,14 @@ class Engine:
 
     model: loaded with the attention of `sparq_eval.hf.seam`, in eval mode. tokenizer: anything with `decode`.
     can_record: whether decode steps may be recorded as CUDA graphs; set to False where the model's code forbids it.
+    kernel_for: gives the kernel that generates for a method, None where the method itself attends; scoring is torch's.
     """
 
     model: Any
     tokenizer: Any
     accounting: str = "code"  # of nominal traffic: code or paper
     can_record: bool = True
+    kernel_for: Callable[[Method], Kernel | None] = no_kernel
 
     def __post_init__(self) -> None:
         self.can_record &= self.device.type == "cuda" and not self.placement.split
@@ -69,7 +72,7 @@ class Engine:
     ) -> list[list[Answer]]:
         questions = [request.prompt[request.context :] if context_methods else () for request in requests]
         room = max(1, *(len(question) + r.steps - 1 for question, r in zip(questions, requests, strict=True)))
-        cache, last = self.prefill(requests, methods, room, tails=True, context_methods=context_methods)
+        cache, last = self.prefill(requests, methods, room, tails=True, context_methods=context_methods, kernels=True)
         first, sound = last.argmax(dim=-1).tolist(), torch.isfinite(last).all(dim=-1).tolist()
         whole = Generation(self, cache, requests, [()] * len(requests), shrinks=not context_methods)
         # the first token comes from the dense prefill, the same for every setting
@@ -88,8 +91,12 @@ class Engine:
         *,
         tails: bool,
         context_methods: Sequence[Method] = (),
+        kernels: bool = False,
     ) -> tuple[Cache, Float[Tensor, "B V"]]:
-        """The cache of a left-padded batch of prompts with room for more tokens, and the logits behind each prompt."""
+        """The cache of a left-padded batch of prompts with room for more tokens, and the logits behind each prompt.
+
+        kernels: whether what is decoded from it is decoded by kernels where there are.
+        """
         P = max(len(request.prompt) for request in requests)
         ids = torch.zeros(len(requests), P, dtype=torch.long)
         valid = torch.zeros(len(requests), P, dtype=torch.bool)
@@ -100,7 +107,8 @@ class Engine:
         question = (
             torch.tensor([len(r.prompt) - r.context for r in requests]).to(self.device) if context_methods else None
         )
-        cache = Cache(methods, valid.to(self.device), room, tails, context_methods, question)
+        kernel_for = self.kernel_for if kernels else no_kernel
+        cache = Cache(methods, valid.to(self.device), room, tails, context_methods, question, kernel_for)
         logits = self.forward(ids, positions, Prefill(cache), last_only=True)
         if len(cache.layers) != self.layers:
             raise RuntimeError(f"attention was replaced on {len(cache.layers)} of {self.layers} layers")

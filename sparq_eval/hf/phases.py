@@ -14,8 +14,10 @@ from torch.utils._pytree import tree_map, tree_map_only
 from sparq_eval.hf.cache import Cache, Layer
 from sparq_eval.hf.seam import Call
 from sparq_eval.hf.tally import Tally
-from sparq_eval.ops import Prompt, blocks, logits, mix, softmax
-from sparq_eval.step import Step, Visible, once
+from sparq_eval.methods import Method, State
+from sparq_eval.methods.kernel import Kernel
+from sparq_eval.ops import Prompt, blocks, logits, mix, narrow, softmax
+from sparq_eval.step import Columns, Step, Visible, once
 
 # cuDNN's would make a plan for each length of a prompt, which takes longer than attending
 KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
@@ -24,10 +26,12 @@ KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBacken
 Visibles = dict[tuple[int | None, torch.device], Visible]
 
 
-def step_of(call: Call, layer: Layer, end: int, visible: Visible, part: slice = slice(None)) -> Step:
+def step_of(
+    call: Call, layer: Layer, end: int, visible: Visible, part: slice = slice(None), columns: Columns | None = None
+) -> Step:
     """The call's queries over the first `end` positions of the layer's buffer, for a part of the batch."""
     k, v = layer.k[part, :, :end], layer.v[part, :, :end]
-    return Step(call.q, k, v, visible, call.scale, call.softcap, call.sinks)
+    return Step(call.q, k, v, visible, call.scale, call.softcap, call.sinks, columns)
 
 
 @dataclass
@@ -45,11 +49,19 @@ class Prefill:
         P = cache.prompt
         visible = once(self.visibles, (call.window, device), lambda: cache.visible(device, call.window, P, P))
         step = Prompt(call.q, call.k, call.v, visible, call.scale, call.softcap, call.sinks)
-        layer.states = [method.prefill(step) for method in cache.methods]
+        layer.columns = cache.make_columns(step)
+        layer.states = self.begin(step, cache.methods, cache.kernels)
         if cache.question is not None:
             context = step.begin(cache.question.to(device))
-            layer.early = [method.prefill(context) for method in cache.context_methods]
+            layer.early = self.begin(context, cache.context_methods, cache.context_kernels)
         return attend_densely(step)
+
+    def begin(self, step: Prompt, methods: Sequence[Method], kernels: Sequence[Kernel | None]) -> list[State]:
+        """What each setting remembers of a prompt."""
+        return [
+            kernel.prefill(step, self.cache.room) if kernel else method.prefill(step)
+            for method, kernel in zip(methods, kernels, strict=True)
+        ]
 
 
 def attend_densely(step: Prompt) -> Float[Tensor, "B H G T D"]:
@@ -112,9 +124,11 @@ class Decode:
             if R == 0:
                 continue
             q, k, v = (spread(x[first : first + R], examples, B) for x in (call.q, call.k, call.v))
-            self.write(layer, setting, k, v)
-            step = step_of(replace(call, q=q), layer, end, visible)
-            attended, state = method.attend(step, layer.states[setting])
+            kernel = cache.kernels[setting]
+            columns = layer.columns[kernel.copy] if kernel and kernel.copy else None
+            self.write(layer, setting, k, v, columns)
+            step = step_of(replace(call, q=q), layer, end, visible, columns=columns)
+            attended, state = (kernel or method).attend(step, layer.states[setting])
             self.remember(layer, setting, state)
             self.tallies[setting].note(call.layer, attended, visible, step.head_size)
             out[first : first + R] = attended.out if B == R else attended.out[examples]
@@ -136,7 +150,14 @@ class Decode:
         for tally, alive in zip(self.tallies, live, strict=True):
             tally.close(alive, self.cache.examples)
 
-    def write(self, layer: Layer, setting: int, k: Float[Tensor, "B H 1 D"], v: Float[Tensor, "B H 1 D"]) -> None:
+    def write(
+        self,
+        layer: Layer,
+        setting: int,
+        k: Float[Tensor, "B H 1 D"],
+        v: Float[Tensor, "B H 1 D"],
+        columns: Columns | None,
+    ) -> None:
         """Put the new token behind the setting's tail, and the tail behind the prompt."""
         P, end = self.cache.prompt, self.end
         at = torch.full((1,), self.token, device=k.device) if isinstance(self.token, int) else self.token.view(1)
@@ -147,6 +168,21 @@ class Decode:
                 room.copy_(tail[:, :, : end - P])
             else:
                 room.index_copy_(2, at, new)
+        if columns is not None:
+            put(columns, layer.tails_k[setting][:, :, : end - P] if layer.tails_k else k, P, at, bool(layer.tails_k))
+
+
+def put(columns: Columns, k: Float[Tensor, "B H R D"], P: int, at: Int[Tensor, "1"], whole: bool) -> None:
+    """Write keys into a second copy: a whole tail behind the prompt, or one key `at` places behind it."""
+    kinds = {torch.float8_e4m3fn: "fp8", torch.int8: "int8"}
+    part = narrow(k, kinds.get(columns.values.dtype, "same"), columns.scale).mT
+    if whole:
+        columns.values[..., P : P + part.shape[-1]] = part
+    elif part.dtype == torch.float8_e4m3fn:
+        # torch copies float8 by index as bytes only
+        columns.values.view(torch.uint8).index_copy_(3, P + at, part.contiguous().view(torch.uint8))
+    else:
+        columns.values.index_copy_(3, P + at, part)
 
 
 def keep_in(place: Any, value: Any) -> Any:

@@ -103,7 +103,7 @@ def eager(engine: Engine, samples: Sequence[Request]) -> Float[Tensor, "B t V"]:
 def decoded(engine: Engine, samples: Sequence[Request], methods: Sequence[Method]) -> Float[Tensor, "N B t V"]:
     """The same logits by each method: prompts prefilled as a batch, tokens fed one at a time."""
     N, B = len(methods), len(samples)
-    cache, last = engine.prefill(samples, methods, STEPS, tails=True)
+    cache, last = engine.prefill(samples, methods, STEPS, tails=True, kernels=True)
     tallies = [Tally.zero(B, engine.layers, engine.device) for _ in methods]
     rows = [torch.arange(B, device=engine.device)] * N
     found = [last.expand(N, *last.shape)]

@@ -11,11 +11,13 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 import torch
 from transformers import PretrainedConfig
 
+from sparq_eval.hf.cache import no_kernel
 from sparq_eval.hf.checkpoint import Checkpoint
 from sparq_eval.hf.engine import Engine
 from sparq_eval.hf.placement import Placement
 from sparq_eval.hf.worker import DONE, Worker
 from sparq_eval.methods import Method
+from sparq_eval.methods.kernel import Kernel
 from sparq_eval.request import Answer, Request
 
 P = ParamSpec("P")
@@ -23,9 +25,15 @@ R = TypeVar("R")
 
 
 @contextmanager
-def start(checkpoint: Checkpoint, dtype: str, placement: Placement, accounting: str) -> "Iterator[Engine | Workers]":
+def start(
+    checkpoint: Checkpoint,
+    dtype: str,
+    placement: Placement,
+    accounting: str,
+    kernel_for: Callable[[Method], Kernel | None] = no_kernel,
+) -> "Iterator[Engine | Workers]":
     """The engine of a placement. Processes that it needs end with the block."""
-    load = functools.partial(load_engine, checkpoint, dtype, accounting)
+    load = functools.partial(load_engine, checkpoint, dtype, accounting, kernel_for)
     if placement.copies == 1:
         yield load(placement)
     else:
@@ -33,9 +41,15 @@ def start(checkpoint: Checkpoint, dtype: str, placement: Placement, accounting: 
             yield workers
 
 
-def load_engine(checkpoint: Checkpoint, dtype: str, accounting: str, placement: Placement) -> Engine:
+def load_engine(
+    checkpoint: Checkpoint,
+    dtype: str,
+    accounting: str,
+    kernel_for: Callable[[Method], Kernel | None],
+    placement: Placement,
+) -> Engine:
     model = checkpoint.load(dtype, str(placement.devices[0]), modules=placement.modules)
-    return Engine(model, checkpoint.tokenizer, accounting)
+    return Engine(model, checkpoint.tokenizer, accounting, kernel_for=kernel_for)
 
 
 def on_one(function: Callable[Concatenate[Engine, P], R]) -> "Callable[Concatenate[Engine | Workers, P], R]":

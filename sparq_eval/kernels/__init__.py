@@ -2,18 +2,29 @@
 
 import torch
 
-from sparq_eval.methods import Method
+from sparq_eval.methods import FlexGen, Method, Shape, SparQ
 from sparq_eval.methods.kernel import Kernel
 
-__all__ = ["Kernel", "find_kernel"]
+FP8 = (8, 9)  # the compute capability from which float8 can be read
 
 
-def find_kernel(method: Method, device: torch.device) -> Kernel:
-    """The kernel of a method on a device. ValueError, in one sentence, where there is none."""
+def find_kernel(method: Method, device: torch.device, shape: Shape) -> Kernel:
+    """The kernel of a method on a device, for heads of this shape. ValueError, in one sentence, where there is none."""
     if device.type == "cuda":
-        from sparq_eval.kernels.cuda import KERNELS
+        try:
+            from sparq_eval.kernels.cuda import KERNELS
+        except ImportError as error:
+            raise ValueError(f"its kernels need triton ({error}): pip install 'sparq_eval[kernels]'") from error
     else:
         from sparq_eval.kernels.cpu import KERNELS
+    name = type(method).__name__
     if type(method) not in KERNELS:
-        raise ValueError(f"there is no kernel of {type(method).__name__} on {device.type}; use backend=torch")
+        raise ValueError(f"there is no kernel of {name} on {device.type}")
+    if isinstance(method, FlexGen) and shape.groups > 1:
+        raise ValueError(f"the kernel of {name} needs a key/value head for every query head")
+    if isinstance(method, SparQ) and device.type == "cuda":
+        if method.rank_by != "logits" and shape.groups > 1:
+            raise ValueError(f"the kernel ranks by logits, not by rank_by={method.rank_by}")
+        if method.copy == "fp8" and torch.cuda.is_available() and torch.cuda.get_device_capability(device) < FP8:
+            raise ValueError("copy=fp8: this device cannot read float8; use copy=int8")
     return KERNELS[type(method)](method)

@@ -228,6 +228,10 @@ class SparQKernel(Kernel):
         return None if self.method.copy == "none" else self.method.copy
 
     def attend(self, step: Step, state: State) -> tuple[Attended, State]:
+        S = step.k.shape[2]
+        if step.columns is not None and step.columns.values.shape[-1] != S:
+            # a copy has more room than the keys
+            step = replace(step, columns=replace(step.columns, values=step.columns.values[..., :S]))
         return attend(self.method, step, state)
 
 

@@ -37,16 +37,14 @@ class SparQKernel(Kernel):
     method: SparQ
     counters: Counters = field(default_factory=Counters)
 
-    def __post_init__(self) -> None:
-        if self.method.rank_by != "logits":
-            raise ValueError(f"rank_by={self.method.rank_by}: this kernel ranks by logits; use backend=torch")
-
     @property
     def copy(self) -> str | None:
         return None if self.method.copy == "none" else self.method.copy
 
     def attend(self, step: Step, state: State) -> tuple[Attended, State]:
         require_one(step, "SparQ's kernel")
+        if self.method.rank_by != "logits" and step.groups > 1:
+            raise ValueError(f"rank_by={self.method.rank_by}: this kernel ranks by logits")
         method, kept, D = self.method, state or Kept(), step.head_size
         call = call_of(step, self.counters)
         # never more than there is room for

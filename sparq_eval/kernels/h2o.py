@@ -40,8 +40,10 @@ def keep(prompt: Prompt, k: int, local: int, room: int) -> Slots:
     there = seen.expand_as(score).gather(-1, index)
     position = torch.nn.functional.pad(index.masked_fill(~there, -1).int(), (0, free), value=-1)
     kept = torch.nn.functional.pad(prompt.column_sums.gather(-1, index).masked_fill(~there, 0), (0, free))
-    rows = (torch.nn.functional.pad(take(x, index), (0, 0, 0, free)).contiguous() for x in (prompt.k, prompt.v))
-    return Slots(*rows, kept, position)
+    k_rows, v_rows = (
+        torch.nn.functional.pad(take(x, index), (0, 0, 0, free)).contiguous() for x in (prompt.k, prompt.v)
+    )
+    return Slots(k_rows, v_rows, kept, position)
 
 
 def attend_and_evict(

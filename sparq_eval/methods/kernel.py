@@ -1,6 +1,7 @@
 """What a kernel is: the fast twin of a method, for decode steps (T = 1)."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from sparq_eval.ops import Prompt
 from sparq_eval.step import Step, Visible
 
 
+@dataclass
 class Kernel(ABC):
     """Attends as its method does, to rounding; of equal scores either may be chosen.
 

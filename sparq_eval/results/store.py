@@ -113,6 +113,11 @@ class Entry:
                 join_run(record["runs"], plain(run))
             self.write(record | {"failure": why}, parsed)
 
+    def note(self, name: str, value: Mapping[str, Any]) -> None:
+        """Say something of the setting in its record, beside its rows."""
+        with self.locked() as samples:
+            self.write(self.record() | {name: plain(value)}, repair(samples, self.path))
+
     def parsed(self) -> Parsed:
         path = self.path / SAMPLES
         return parse(path.read_bytes() if path.exists() else b"")

@@ -77,7 +77,10 @@ def measure(
     for case in cases:
         runners = choose(case)
         copies = {runner.copy for runner in runners if runner.copy}
-        sets = [steps_of(case, copies) for _ in range(max(1, min(8, SPREAD // case.cache_bytes)))]
+        try:
+            sets = [steps_of(case, copies) for _ in range(max(1, min(8, SPREAD // case.cache_bytes)))]
+        except torch.OutOfMemoryError:
+            sets = []
         for runner in runners:
             row = time_one(case, runner, sets)
             tell(row)
@@ -130,6 +133,8 @@ def time_one(case: Case, runner: Runner, sets: Sequence[dict[str | None, Step]])
         reallocate=getattr(method, "reallocate", None), dtype=str(case.dtype).removeprefix("torch."),
         bytes=float(moved), flops=flops,
     )  # fmt: skip
+    if not sets:
+        return AttentionRow(**row | {"note": "out of memory"})
     try:
         error = error_of(case, runner, sets)
         row["error"] = error
@@ -216,10 +221,15 @@ def poisoned() -> Iterator[None]:
         torch.use_deterministic_algorithms(was)
 
 
-def dense_runners(case: Case) -> list[Runner]:
-    """Every back end of torch's attention; a group of queries as heads and, where there is one, as query positions."""
+def dense_runners(case: Case, flex: bool = False) -> list[Runner]:
+    """Every back end of torch's attention; a group of queries as heads and, where there is one, as query positions.
+
+    On a CPU also two matrix products and a softmax, which is often faster there.
+    """
     names = list(BACKENDS) if case.device.type == "cuda" else ["flash", "math"]
-    found = []
+    found = [] if case.device.type == "cuda" else [torch_runner(Dense())]
+    if flex and case.device.type == "cuda":
+        found.append(Runner("flex", "flex", Dense(), nothing, flex_attention_call()))
     for name in names:
         found.append(Runner(f"sdpa {name}", "sdpa", Dense(), nothing, sdpa(BACKENDS[name], folded=False)))
         if case.G > 1:
@@ -241,6 +251,20 @@ def sdpa(backend: SDPBackend, folded: bool) -> Callable[[Step, Any], Tensor]:
             else:
                 q = step.q.flatten(1, 2)
                 out = scaled_dot_product_attention(q, step.k, step.v, scale=step.scale, enable_gqa=G > 1)
+        return out.view(B, H, G, 1, D)
+
+    return call
+
+
+def flex_attention_call() -> Callable[[Step, Any], Tensor]:
+    """FlexAttention without a modification, compiled."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    compiled = torch.compile(flex_attention, dynamic=False)
+
+    def call(step: Step, _: Any) -> Tensor:
+        B, H, G, _, D = step.q.shape
+        out: Any = compiled(step.q.flatten(1, 2), step.k, step.v, scale=step.scale, enable_gqa=G > 1)
         return out.view(B, H, G, 1, D)
 
     return call

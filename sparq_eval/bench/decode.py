@@ -1,7 +1,8 @@
 """A token of a whole model by the real engine, behind a full cache: dense beside SparQ under the same runtime.
 
-Weights and caches are random where a published shape is asked for: only their sizes matter for time. Each sample decodes
-the token at the last position of the cache again; on a CUDA device the step is recorded as a graph, on both sides.
+Weights and caches are random where a published shape is asked for: only their sizes matter for time. Each sample
+decodes the token at the last position of the cache again; on a CUDA device the step is recorded as a graph, on both
+sides.
 """
 
 import gc
@@ -17,7 +18,6 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from sparq_eval.bench.attention import BACKENDS, name_of
 from sparq_eval.bench.timing import time_calls
-from sparq_eval.cli import CONFIGS
 from sparq_eval.errors import UserError
 from sparq_eval.hf.cache import Cache
 from sparq_eval.hf.checkpoint import open_checkpoint
@@ -31,6 +31,7 @@ from sparq_eval.methods import Attended, Dense, Method, Shape, State
 from sparq_eval.methods.kernel import Kernel
 from sparq_eval.methods.method import count_of
 from sparq_eval.ops import Prompt
+from sparq_eval.overrides import CONFIGS
 from sparq_eval.results.bench_rows import DecodeRow
 from sparq_eval.step import Step, Visible
 

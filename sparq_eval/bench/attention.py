@@ -193,9 +193,12 @@ def in_float64(method: Method, step: Step, b: int) -> Tensor:
 
 
 def prompt_of(step: Step) -> Prompt:
-    """What came before the step's token, as if only its last query had been asked: heavy hitters are those of one."""
+    """What came before the step's token, with scores for heavy hitters that are the same in every dtype."""
     visible = Visible(step.visible.valid[:, :-1], 1)
-    return Prompt(step.q, step.k[:, :, :-1], step.v[:, :, :-1], visible, step.scale)
+    prompt = Prompt(step.q, step.k[:, :, :-1], step.v[:, :, :-1], visible, step.scale)
+    # sums of values do for chance: they are the same for an example alone
+    prompt.__dict__["column_sums"] = prompt.v.sum(dim=-1, dtype=torch.float64).sigmoid().float()
+    return prompt
 
 
 def untied(case: Case, r: int) -> Tensor:

@@ -13,7 +13,7 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sparq_eval.kernels.rank import Candidates, Ranked, merge, merge_row
+from sparq_eval.kernels.rank import FEW, Candidates, Ranked, merge, merge_row
 
 MOST_PARTS = 64
 
@@ -67,7 +67,12 @@ def attend_ranked(
 def block(step: Attention, N: int) -> int:
     """Positions that are read at a time."""
     DP = triton.next_power_of_2(step.q.shape[-1])
-    return max(16, min(64, 8192 // DP, triton.next_power_of_2(N)))
+    most = 128 if few(step) else 64
+    return max(16, min(most, 128 * most // DP, triton.next_power_of_2(N)))
+
+
+def few(step: Attention) -> bool:
+    return step.q.shape[0] * step.q.shape[1] <= FEW
 
 
 def split(step: Attention, N: int) -> int:
@@ -118,7 +123,7 @@ def launch(
         PARTS=parts, LISTED=found is not None, MERGING=merging, SELF=found is not None and found.how.own,
         CAPPED=step.softcap is not None, SINKS=step.sinks is not None, BLEND=blend,
         MEAN=blend and value_sum is not None, GP=GP, DP=DP, BN=BN, **constants,
-        num_warps=found.warps if merging and found else 4,
+        num_warps=max(8 if few(step) else 4, found.warps if merging and found else 0),
     )  # fmt: skip
     return out
 

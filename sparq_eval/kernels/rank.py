@@ -1,8 +1,9 @@
 """Step 1 of SparQ on a GPU (Triton): rank cached positions by r components of the query, list the k best.
 
-Three launches, in which nothing is sorted and small batches use the whole device: choose the components of each head;
+Three steps, in which nothing is sorted and small batches use the whole device: choose the components of each head;
 score chunks of positions, from a copy of the keys in which a component's positions lie side by side, and keep each
-chunk's best on the chip, so that only these go to memory; merge the chunks' candidates of each head.
+chunk's best on the chip, so that only these go to memory; merge the chunks' candidates of each head. The last is done
+by the program that reads what was chosen, the first, for few heads, by every program that scores.
 """
 
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from sparq_eval.kernels.select import HIGHEST, LOWEST, order, slots, threshold
 from sparq_eval.step import Columns
 
 PART = tl.constexpr(16)  # components read at a time where keys lie row by row: 32 bytes, what memory is read in
+FEW = 64  # so many heads or less leave a device waiting for single programs: launches are saved, not work
 HELD = 16384  # candidates that a merging program holds at most; with more it reads them several times
 
 
@@ -130,8 +132,9 @@ def rank(
     heads = G if how.covered or how.softcap is not None else 1
     tile = tile_for(B * H, S, row_major, heads)
     chunks = triton.cdiv(S, tile.chunk)
-    # a chunk may name some more than k, which spares it the last steps of its search
-    cap = min(how.k + how.k // 4, tile.chunk)
+    few = B * H <= FEW
+    # a chunk may name some more than k, which spares it the last steps of its search; few heads wait for the merging
+    cap = min(how.k if few else how.k + how.k // 4, tile.chunk)
     N = chunks * cap
 
     def scratch(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -141,16 +144,18 @@ def rank(
     index, weight, floor = scratch(DP, dtype=torch.int32), scratch(HP, DP), scratch(dtype=torch.int32)
     score, position = scratch(HP, N), scratch(N, dtype=torch.int32)
     peak, mass, own = scratch(HP, chunks), scratch(HP, chunks), scratch(HP)
-    component_kernel[(B * H,)](
-        q.contiguous(), q if scale is None else scale.contiguous(), index, weight, floor, G, D, how.r, how.scale,
-        SCALED=scale is not None, ROW_MAJOR=row_major, HEADS=heads, HP=HP, GP=triton.next_power_of_2(G), DP=DP,
-        num_warps=1,
-    )  # fmt: skip
+    q, scale = q.contiguous(), q if scale is None else scale.contiguous()
+    heads_of = {
+        "SCALED": scale is not q, "ROW_MAJOR": row_major, "HEADS": heads, "HP": HP, "GP": triton.next_power_of_2(G),
+        "DP": DP,
+    }  # fmt: skip
+    if not few:
+        component_kernel[(B * H,)](q, scale, index, weight, floor, G, D, how.r, how.scale, **heads_of, num_warps=1)
     score_kernel[(B * H, chunks)](
-        values, first, stop, index, weight, floor, score, position, peak, mass, own,
-        H, D, S, how.r, how.k, how.local, how.softcap or 0.0, *values.stride(), chunks,
-        ROW_MAJOR=row_major, OWN=how.own, COVERED=how.covered, CAPPED=how.softcap is not None,
-        HEADS=heads, HP=HP, DP=DP, CHUNK=tile.chunk, CAP=cap, CAP_P=triton.next_power_of_2(cap), UNROLL=tile.unroll,
+        q, scale, values, first, stop, index, weight, floor, score, position, peak, mass, own,
+        H, G, D, S, how.r, how.k, how.local, how.scale, how.softcap or 0.0, *values.stride(), chunks,
+        FUSED=few, OWN=how.own, COVERED=how.covered, CAPPED=how.softcap is not None, **heads_of,
+        CHUNK=tile.chunk, CAP=cap, CAP_P=triton.next_power_of_2(cap), UNROLL=tile.unroll,
         num_warps=tile.warps, maxnreg=tile.registers,
     )  # fmt: skip
     return Candidates(score, position, peak, mass, own, heads, how, first, stop)
@@ -174,8 +179,19 @@ def component_kernel(
     SCALED: tl.constexpr, ROW_MAJOR: tl.constexpr, HEADS: tl.constexpr, HP: tl.constexpr, GP: tl.constexpr,
     DP: tl.constexpr,
 ):  # fmt: skip
-    """Write the r components largest in magnitude, summed over the group, and what each head weights them with."""
     i_row = tl.program_id(0).to(tl.int64)
+    choose_components(i_row, p_q, p_scale, p_index, p_weight, G, D, r, scale, SCALED, ROW_MAJOR, HEADS, HP, GP, DP)
+    # scoring begins: no chunk has found anything yet
+    tl.store(p_floor + i_row, LOWEST)
+
+
+@triton.jit
+def choose_components(
+    i_row, p_q, p_scale, p_index, p_weight, G, D, r, scale,
+    SCALED: tl.constexpr, ROW_MAJOR: tl.constexpr, HEADS: tl.constexpr, HP: tl.constexpr, GP: tl.constexpr,
+    DP: tl.constexpr,
+):  # fmt: skip
+    """Write the r components largest in magnitude, summed over the group, and what each head weights them with."""
     o_g, o_d = tl.arange(0, GP), tl.arange(0, DP)
     # [GP, DP]
     b_q = tl.load(
@@ -200,23 +216,26 @@ def component_kernel(
     else:
         tl.store(p_weight + o_g[:, None] * DP + slot[None, :], b_w, mask=written[None, :])
     tl.store(p_index + i_row * DP + slot, o_d, mask=written)
-    # scoring begins: no chunk has found anything yet
-    tl.store(p_floor + i_row, LOWEST)
 
 
 @triton.jit
 def score_kernel(
-    p_c, p_first, p_stop, p_index, p_weight, p_floor, p_score, p_position, p_peak, p_mass, p_own,
-    H, D, S, r, k, local, softcap, stride_b, stride_h, stride_d, stride_s, chunks,
-    ROW_MAJOR: tl.constexpr, OWN: tl.constexpr, COVERED: tl.constexpr, CAPPED: tl.constexpr,
-    HEADS: tl.constexpr, HP: tl.constexpr, DP: tl.constexpr, CHUNK: tl.constexpr, CAP: tl.constexpr,
-    CAP_P: tl.constexpr, UNROLL: tl.constexpr,
+    p_q, p_scale, p_c, p_first, p_stop, p_index, p_weight, p_floor, p_score, p_position, p_peak, p_mass, p_own,
+    H, G, D, S, r, k, local, scale, softcap, stride_b, stride_h, stride_d, stride_s, chunks,
+    FUSED: tl.constexpr, SCALED: tl.constexpr, ROW_MAJOR: tl.constexpr, OWN: tl.constexpr, COVERED: tl.constexpr,
+    CAPPED: tl.constexpr, HEADS: tl.constexpr, HP: tl.constexpr, GP: tl.constexpr, DP: tl.constexpr,
+    CHUNK: tl.constexpr, CAP: tl.constexpr, CAP_P: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """Score a chunk, and write its candidates: all that may be among the k best of the head."""
     i_row, i_chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
     i_b, i_h = i_row // H, i_row % H
     first, stop = tl.load(p_first + i_b), tl.load(p_stop + i_b)
     N = chunks * CAP
+    if FUSED:
+        # every program of a head writes the same
+        choose_components(i_row, p_q, p_scale, p_index, p_weight, G, D, r, scale, SCALED, ROW_MAJOR, HEADS, HP, GP, DP)
+        # what other threads of this program wrote is read next
+        tl.debug_barrier()
     p_index += i_row * DP
     p_weight += i_row * HP * DP
     p_score += i_row * HP * N + i_chunk * CAP
@@ -269,11 +288,14 @@ def score_kernel(
         if CAP == CHUNK:
             taken, slot = seen, tl.cumsum(seen.to(tl.int32), axis=0) - 1
         else:
-            # a chunk that has k keys of t or more shows that none below t is among the k best of the head
-            floor = tl.maximum(tl.load(p_floor + i_row, volatile=True), LOWEST + 1)
+            floor = LOWEST + 1
+            if not FUSED:
+                # a chunk that has k keys of t or more shows that none below t is among the k best of the head
+                floor = tl.maximum(tl.load(p_floor + i_row, volatile=True), floor)
             if tl.sum((keys >= floor).to(tl.int32), axis=0) > CAP:
                 floor = threshold(keys, k, CAP)
-                tl.atomic_max(p_floor + i_row, floor, sem="relaxed")
+                if not FUSED:
+                    tl.atomic_max(p_floor + i_row, floor, sem="relaxed")
             taken, slot = slots(keys, floor, CAP)
         found = tl.sum(taken.to(tl.int32), axis=0)
         tl.store(p_position + slot, o_n, mask=taken)
@@ -355,7 +377,8 @@ def load_keys(p_score, p_position, o_n, N, stop, local, HEADS: tl.constexpr):
     b_p = tl.load(p_position + o_n, mask=o_n < N, other=-1)
     total = tl.zeros(o_n.shape, dtype=tl.float32)
     for h in tl.static_range(HEADS):
-        total += tl.load(p_score + h * N + o_n, mask=b_p >= 0, other=0.0)
+        # whether there is a candidate or not: this load need not wait for the positions
+        total += tl.load(p_score + h * N + o_n, mask=o_n < N, other=0.0)
     keys = tl.where(b_p >= stop - 1 - local, HIGHEST, order(total))
     return tl.where(b_p >= 0, keys, LOWEST), b_p
 

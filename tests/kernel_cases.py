@@ -4,7 +4,6 @@ Without CUDA it is Triton's interpreter that runs the kernels (see conftest.py).
 """
 
 import os
-import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -31,13 +30,6 @@ ROUNDING = 2e-5
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 # numpy, which stands in for the device in the interpreter, warns of infinities that kernels mean to make
 quiet = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton", "ignore::RuntimeWarning:numpy")
-
-
-def reseed() -> int:
-    """New inputs each time; pytest shows the seed, as an argument, where a test fails."""
-    seed = random.SystemRandom().randrange(2**32)
-    torch.manual_seed(seed)
-    return seed
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from kernel_cases import (
     make,
     poisoned,
     quiet,
-    reseed,
     run,
     state_of,
 )
@@ -28,11 +27,6 @@ from sparq_eval.ops import Prompt, narrow
 from sparq_eval.step import Columns, Visible
 
 pytestmark = quiet
-
-
-@pytest.fixture
-def seed() -> int:
-    return reseed()
 
 
 @pytest.mark.parametrize(

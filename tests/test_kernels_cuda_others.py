@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from kernel_cases import DEVICE, check_alike, in_float64, make, poisoned, quiet, reseed, run
+from kernel_cases import DEVICE, check_alike, in_float64, make, poisoned, quiet, run
 from torch import Tensor
 
 from sparq_eval.kernels.cuda import KERNELS, H2OKernel, SparQKernel
@@ -17,11 +17,6 @@ from sparq_eval.step import Step, Visible
 
 pytestmark = quiet
 CLEAR = 1e-5  # a choice between scores that differ by less would be a matter of rounding
-
-
-@pytest.fixture
-def seed() -> int:
-    return reseed()
 
 
 @pytest.mark.parametrize("method", [Dense(), LMInfinite(k=100), LMInfinite(k=1, sink=0), LMInfinite(k=2000)], ids=repr)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from kernel_cases import DEVICE, poisoned, quiet, reseed
+from kernel_cases import DEVICE, poisoned, quiet
 from torch import Tensor
 from triton import jit
 from triton import language as tl
@@ -11,11 +11,6 @@ from sparq_eval.kernels.select import HIGHEST, LOWEST, order, slots, threshold, 
 
 pytestmark = quiet
 N = 256
-
-
-@pytest.fixture
-def seed() -> int:
-    return reseed()
 
 
 @jit

@@ -113,8 +113,9 @@ def test_a_long_list_is_read_by_several_programs(seed: int) -> None:
     check_sparq(method, step, state_of(method, step))
 
 
-def test_chunks_tell_one_another_what_is_too_low(seed: int) -> None:
-    step = make(9000, H=1, r=8, firsts=[100])
+@pytest.mark.parametrize(("first", "place"), [(100, None), (2100, 6500)])
+def test_chunks_tell_one_another_what_is_too_low_and_may_see_nothing(first: int, place: int | None, seed: int) -> None:
+    step = make(9000, H=1, r=8, firsts=[first], place=place)
     found = check_sparq(SparQ(r=8, k=63, reallocate=True), step, None).found
     assert found.mass.shape[-1] > 4
 

@@ -83,9 +83,10 @@ class Decoding:
         window: int | None = None,
         softcap: float | None = None,
         sinks: bool = False,
+        placed: bool = False,
     ) -> None:
         S = P + T
-        self.P, self.T = P, T
+        self.P, self.T, self.placed = P, T, placed
         self.q = torch.randn(2, 2, G, S, D, device=DEVICE)
         self.k, self.v = (torch.randn(2, 2, S, D, device=DEVICE) for _ in range(2))
         self.valid = torch.arange(S, device=DEVICE) >= torch.tensor([0, 5], device=DEVICE)[:, None]
@@ -99,9 +100,11 @@ class Decoding:
         return Prompt(q, k, v, visible, self.scale, self.softcap, self.sinks)
 
     def step(self, t: int) -> Step:
-        end = self.P + t + 1
-        visible = Visible(self.valid[:, :end], 1, self.window)
-        q, k, v = self.q[:, :, :, end - 1 : end], self.k[:, :, :end], self.v[:, :, :end]
+        at = self.P + t
+        # what is placed has the positions to come behind it
+        end, place = (None, torch.tensor(at, device=DEVICE)) if self.placed else (at + 1, None)
+        visible = Visible(self.valid[:, :end], 1, self.window, place)
+        q, k, v = self.q[:, :, :, at : at + 1], self.k[:, :, :end], self.v[:, :, :end]
         return Step(q, k, v, visible, self.scale, self.softcap, self.sinks)
 
     def is_clear(self, method: H2O) -> bool:
@@ -125,6 +128,7 @@ class Decoding:
         {"P": 12, "T": 8},
         {"P": 50, "T": 5, "window": 24},
         {"P": 30, "T": 4, "window": 9},
+        {"P": 30, "T": 3, "placed": True},
         {"P": 40, "T": 4, "G": 3, "D": 80, "softcap": 5.0, "sinks": True},
     ],
     ids=str,

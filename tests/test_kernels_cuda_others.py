@@ -13,7 +13,7 @@ from sparq_eval.kernels.h2o import Slots
 from sparq_eval.methods import H2O, Dense, FlexGen, LMInfinite, Method, SparQ
 from sparq_eval.methods.h2o import Ledger, grow
 from sparq_eval.ops import Prompt, logits
-from sparq_eval.step import Step, Visible
+from sparq_eval.step import Columns, Step, Visible
 
 pytestmark = quiet
 CLEAR = 1e-5  # a choice between scores that differ by less would be a matter of rounding
@@ -189,10 +189,20 @@ def test_gaps_in_what_is_seen_are_refused(method: Method, seed: int) -> None:
         run(method, step)
 
 
-@pytest.mark.parametrize("method", [FlexGen(k=20), *(SparQ(r=8, k=20, copy=copy) for copy in ("same", "fp8", "int8"))])
-def test_a_missing_copy_of_the_keys_is_refused(method: Method, seed: int) -> None:
-    with pytest.raises(ValueError, match=r"second copy of the keys \(Step.columns\), and there is none"):
-        run(method, replace(make(), columns=None))
+def test_a_copy_of_the_keys_that_is_missing_or_not_the_right_one_is_refused(seed: int) -> None:
+    plain, narrow, scaled = (make(copy=copy) for copy in ("same", "fp8", "int8"))
+    rough, rougher = (SparQ(r=8, k=20, copy=copy) for copy in ("fp8", "int8"))
+    for method, step, words in (
+        (FlexGen(k=20), replace(plain, columns=None), r"copy=same .* step\.columns is missing"),
+        (rough, replace(narrow, columns=None), r"copy=fp8 .* step\.columns is missing"),
+        (FlexGen(k=20), narrow, "copy=same reads columns of torch.float32; got torch.float8_e4m3fn"),
+        (rough, plain, "copy=fp8 reads columns of torch.float8_e4m3fn; got torch.float32"),
+        (rougher, narrow, "copy=int8 reads columns of torch.int8; got torch.float8_e4m3fn"),
+        (rougher, replace(scaled, columns=Columns(scaled.columns.values)), "columns of int8 need a scale"),
+        (rough, replace(narrow, columns=replace(narrow.columns, scale=scaled.columns.scale)), "no others have one"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            run(method, step)
 
 
 def test_settings_without_a_kernel_are_refused(seed: int) -> None:

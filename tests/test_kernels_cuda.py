@@ -79,7 +79,7 @@ def test_the_window_and_the_place_bound_what_is_seen(window: int | None, place: 
 
 
 def test_without_a_running_sum_the_mean_is_taken_anew(seed: int) -> None:
-    check_sparq(SparQ(r=8, k=16, reallocate=True), make(B=2, H=1, r=8, firsts=[40, 0]), None)
+    check_sparq(SparQ(r=8, k=16, reallocate=True), make(B=3, H=1, r=8, firsts=[40, 0, 300]), None)
 
 
 @pytest.mark.parametrize("local", [0, 63])

@@ -2,8 +2,8 @@
 
 import torch
 
-from sparq_eval.methods.kernel import Kernel
 from sparq_eval.methods import Method
+from sparq_eval.methods.kernel import Kernel
 
 __all__ = ["Kernel", "find_kernel"]
 

@@ -1,6 +1,7 @@
 """What every test may use. No hub: what a test needs is made here or lies in the package cache, or the test skips."""
 
 import os
+import random
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
     from sparq_eval.hf.checkpoint import Checkpoint
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# before triton is imported, whoever imports it: without a device its kernels run in its interpreter
 if not torch.cuda.is_available():
+    # Triton reads it when it is imported, which transformers may do before a test of a kernel does
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -30,6 +31,15 @@ def pytest_report_header() -> str:
 def threads(request: pytest.FixtureRequest) -> None:
     """Real models get all cores; a second thread costs tiny ones more than it brings."""
     torch.set_num_threads((os.cpu_count() or 1) if request.node.get_closest_marker("real") else 1)
+
+
+@pytest.fixture
+def seed() -> int:
+    """Of inputs that are new each time; pytest shows it, as an argument, where a test fails."""
+    seed = random.SystemRandom().randrange(2**32)
+    torch.manual_seed(seed)
+    random.seed(seed)
+    return seed
 
 
 @pytest.fixture(scope="session")

@@ -19,15 +19,6 @@ CLOSE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-2}
 D = 32
 
 
-@pytest.fixture
-def seed() -> int:
-    """New each time; pytest shows it, as an argument, where a test fails."""
-    seed = random.SystemRandom().randrange(2**32)
-    torch.manual_seed(seed)
-    random.seed(seed)
-    return seed
-
-
 def make(
     B: int,
     H: int,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sparq_eval.kernels.rows import as_table, bags, bags_of_narrow, scratch
 from sparq_eval.methods import State
-from sparq_eval.methods.kernel import Kernel
+from sparq_eval.methods.kernel import Kernel, columns_of
 from sparq_eval.methods.method import Attended, count_of, whole
 from sparq_eval.methods.sparq import Kept, SparQ, approximate, components
 from sparq_eval.ops import cap, dot, softmax, value_mean
@@ -26,7 +26,6 @@ from sparq_eval.step import Columns, Step, Visible
 PIECE = 1024  # positions in a row of the table of columns, where the room for positions divides by it
 SHORT = 64  # pieces below it cost more than they save
 SUMS = 2**17  # scores made at once, for the same reason as `scratch`
-NARROW = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
 
 
 def attend(method: SparQ, step: Step, state: Kept | None) -> tuple[Attended, Kept | None]:
@@ -71,14 +70,7 @@ def check(method: SparQ, step: Step) -> Columns | None:
         raise ValueError(f"the CPU kernel needs tensors on the CPU; got {step.q.device}")
     if method.copy == "none":
         return None
-    if step.columns is None:
-        raise ValueError(f"copy={method.copy} reads a second copy of the keys, and step.columns is missing")
-    right = NARROW.get(method.copy, step.k.dtype)
-    if step.columns.values.dtype != right:
-        raise ValueError(f"copy={method.copy} reads columns of {right}; got {step.columns.values.dtype}")
-    if method.copy == "int8" and step.columns.scale is None:
-        raise ValueError("columns of int8 need a scale")
-    return step.columns
+    return columns_of(step, method.copy)
 
 
 def visible_part(step: Step) -> Step:

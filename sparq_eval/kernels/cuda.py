@@ -11,11 +11,11 @@ from sparq_eval.kernels.gather import Attention, attend_ends, attend_ranked
 from sparq_eval.kernels.h2o import Slots, attend_and_evict, keep
 from sparq_eval.kernels.rank import Ranking, rank
 from sparq_eval.methods import H2O, Attended, Dense, FlexGen, LMInfinite, SparQ, State
-from sparq_eval.methods.kernel import Kernel, require_one, run_of
+from sparq_eval.methods.kernel import Kernel, columns_of, require_one, run_of
 from sparq_eval.methods.method import count_of, whole
 from sparq_eval.methods.sparq import Kept
 from sparq_eval.ops import Prompt
-from sparq_eval.step import Columns, Step, once
+from sparq_eval.step import Step, once
 
 
 @dataclass
@@ -50,7 +50,8 @@ class SparQKernel(Kernel):
         # never more than there is room for
         k = min(whole(method.k), step.k.shape[2])
         how = Ranking(whole(method.r), k, method.local or 0, step.scale, step.softcap, bool(method.reallocate))
-        found = rank(call.q, step.k if method.copy == "none" else columns_of(step), call.first, call.stop, how)
+        keys = step.k if method.copy == "none" else columns_of(step, method.copy)
+        found = rank(call.q, keys, call.first, call.stop, how)
         before = kept.value_sum
         if method.reallocate and before is None:
             # without a running sum the values before the query's own are summed anew
@@ -86,7 +87,7 @@ class FlexGenKernel(Kernel):
             raise ValueError("FlexGen's kernel needs a key/value head for every query head, and no sinks")
         call, k = call_of(step, self.counters), min(whole(self.method.k), step.k.shape[2])
         how = Ranking(step.head_size, k, -1, step.scale, step.softcap, covered=True, own=False)
-        found = rank(call.q, columns_of(step), call.first, call.stop, how)
+        found = rank(call.q, columns_of(step, "same"), call.first, call.stop, how)
         out, _ = attend_ranked(call, found, None)
         count, D = count_of(step), step.head_size
         selected = count.clamp(max=k)
@@ -152,12 +153,6 @@ def call_of(step: Step, counters: Counters) -> Attention:
     first, stop = run_of(step.visible)
     q = step.q[:, :, :, 0].contiguous()
     return Attention(q, step.k, step.v, first, stop, counters(step), step.scale, step.softcap, step.sinks)
-
-
-def columns_of(step: Step) -> Columns:
-    if step.columns is None:
-        raise ValueError("this kernel reads a second copy of the keys (Step.columns), and there is none")
-    return step.columns
 
 
 def sum_seen(step: Step) -> Tensor:

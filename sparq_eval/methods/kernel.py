@@ -10,7 +10,9 @@ from torch import Tensor
 
 from sparq_eval.methods.method import Attended, Method, State
 from sparq_eval.ops import Prompt
-from sparq_eval.step import Step, Visible
+from sparq_eval.step import Columns, Step, Visible
+
+NARROW = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
 
 
 @dataclass
@@ -39,6 +41,18 @@ class Kernel(ABC):
 def require_one(step: Step, name: str) -> None:
     if (T := step.q.shape[3]) != 1:
         raise ValueError(f"{name} decodes one token at a time; got {T} queries")
+
+
+def columns_of(step: Step, copy: str) -> Columns:
+    """The second copy of the keys. ValueError if there is none, or not the one that is asked for."""
+    if step.columns is None:
+        raise ValueError(f"copy={copy} reads a second copy of the keys, and step.columns is missing")
+    right = NARROW.get(copy, step.k.dtype)
+    if step.columns.values.dtype != right:
+        raise ValueError(f"copy={copy} reads columns of {right}; got {step.columns.values.dtype}")
+    if (step.columns.scale is None) == (copy == "int8"):
+        raise ValueError("columns of int8 need a scale, and no others have one")
+    return step.columns
 
 
 def run_of(visible: Visible) -> tuple[Int[Tensor, "B"], Int[Tensor, "B"]]:

@@ -13,7 +13,7 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sparq_eval.kernels.rank import FEW, Candidates, Ranked, merge, merge_row
+from sparq_eval.kernels.rank import FEW, Candidates, Ranked, merge, merge_row, overlap
 
 MOST_PARTS = 64
 
@@ -114,6 +114,7 @@ def launch(
     tensors = found.tensors if merging and found else (no,) * 5
     numbers = found.numbers if merging and found else (0,) * 4
     constants = found.constants if merging and found else NO_CONSTANTS
+    early = overlap(step.q) if merging else {}
     gather_kernel[(B * H, parts)](
         step.q.contiguous(), step.k, step.v, step.first, step.stop, chosen,
         no if step.sinks is None else step.sinks.contiguous(), covered,
@@ -123,7 +124,7 @@ def launch(
         PARTS=parts, LISTED=found is not None, MERGING=merging, SELF=found is not None and found.how.own,
         CAPPED=step.softcap is not None, SINKS=step.sinks is not None, BLEND=blend,
         MEAN=blend and value_sum is not None, GP=GP, DP=DP, BN=BN, **constants,
-        num_warps=max(8 if few(step) else 4, found.warps if merging and found else 0),
+        EARLY=bool(early), num_warps=max(8 if few(step) else 4, found.warps if merging and found else 0), **early,
     )  # fmt: skip
     return out
 
@@ -142,11 +143,14 @@ def gather_kernel(
     PARTS: tl.constexpr, LISTED: tl.constexpr, MERGING: tl.constexpr, SELF: tl.constexpr, CAPPED: tl.constexpr,
     SINKS: tl.constexpr, BLEND: tl.constexpr, MEAN: tl.constexpr, GP: tl.constexpr, DP: tl.constexpr, BN: tl.constexpr,
     OWN: tl.constexpr, COVERED: tl.constexpr, HEADS: tl.constexpr, HP: tl.constexpr, HELD: tl.constexpr,
-    WHOLE: tl.constexpr, CHUNKS_P: tl.constexpr,
+    WHOLE: tl.constexpr, CHUNKS_P: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     i_row, i_part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     i_b, i_h = i_row // H, i_row % H
     first, stop = tl.load(p_first + i_b), tl.load(p_stop + i_b)
+    if EARLY:
+        # launched before the kernel that ranks has ended
+        tl.extra.cuda.gdc_wait()
     if MERGING:
         merge_row(i_row, first, stop, p_score, p_position, p_peak, p_mass, p_own, p_list, p_covered,
                   k, local, candidates, chunks, OWN, COVERED, HEADS, HP, HELD, WHOLE, CHUNKS_P)  # fmt: skip

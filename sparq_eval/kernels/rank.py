@@ -19,6 +19,9 @@ from sparq_eval.step import Columns
 
 PART = tl.constexpr(16)  # components read at a time where keys lie row by row: 32 bytes, what memory is read in
 FEW = 64  # so many heads or less leave a device waiting for single programs: launches are saved, not work
+ONE_WAVE = 264
+PDL = True
+EXACT = lambda few, fused: few
 HELD = 16384  # candidates that a merging program holds at most; with more it reads them several times
 
 
@@ -133,8 +136,9 @@ def rank(
     tile = tile_for(B * H, S, row_major, heads)
     chunks = triton.cdiv(S, tile.chunk)
     few = B * H <= FEW
+    fused = few and B * H * chunks <= ONE_WAVE
     # a chunk may name some more than k, which spares it the last steps of its search; few heads wait for the merging
-    cap = min(how.k if few else how.k + how.k // 4, tile.chunk)
+    cap = min(how.k if EXACT(few, fused) else how.k + how.k // 4, tile.chunk)
     N = chunks * cap
 
     def scratch(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -149,16 +153,25 @@ def rank(
         "SCALED": scale is not q, "ROW_MAJOR": row_major, "HEADS": heads, "HP": HP, "GP": triton.next_power_of_2(G),
         "DP": DP,
     }  # fmt: skip
-    if not few:
-        component_kernel[(B * H,)](q, scale, index, weight, floor, G, D, how.r, how.scale, **heads_of, num_warps=1)
+    early = overlap(q)
+    if not fused:
+        component_kernel[(B * H,)](
+            q, scale, index, weight, floor, G, D, how.r, how.scale, **heads_of, EARLY=bool(early), num_warps=1
+        )
     score_kernel[(B * H, chunks)](
         q, scale, values, first, stop, index, weight, floor, score, position, peak, mass, own,
         H, G, D, S, how.r, how.k, how.local, how.scale, how.softcap or 0.0, *values.stride(), chunks,
-        FUSED=few, OWN=how.own, COVERED=how.covered, CAPPED=how.softcap is not None, **heads_of,
+        FUSED=fused, OWN=how.own, COVERED=how.covered, CAPPED=how.softcap is not None, **heads_of,
         CHUNK=tile.chunk, CAP=cap, CAP_P=triton.next_power_of_2(cap), UNROLL=tile.unroll,
-        num_warps=tile.warps, maxnreg=tile.registers,
+        EARLY=bool(early), num_warps=tile.warps, maxnreg=tile.registers, **({} if fused else early),
     )  # fmt: skip
     return Candidates(score, position, peak, mass, own, heads, how, first, stop)
+
+
+def overlap(q: Tensor) -> dict[str, bool]:
+    """How to launch a kernel that may start before the one before it has ended: where the device can, and waits itself."""
+    able = PDL and q.is_cuda and torch.cuda.get_device_capability(q.device) >= (9, 0)
+    return {"launch_pdl": True} if able else {}
 
 
 def merge(found: Candidates, B: int, H: int, G: int) -> Ranked:
@@ -177,8 +190,10 @@ def merge(found: Candidates, B: int, H: int, G: int) -> Ranked:
 def component_kernel(
     p_q, p_scale, p_index, p_weight, p_floor, G, D, r, scale,
     SCALED: tl.constexpr, ROW_MAJOR: tl.constexpr, HEADS: tl.constexpr, HP: tl.constexpr, GP: tl.constexpr,
-    DP: tl.constexpr,
+    DP: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
     i_row = tl.program_id(0).to(tl.int64)
     choose_components(i_row, p_q, p_scale, p_index, p_weight, G, D, r, scale, SCALED, ROW_MAJOR, HEADS, HP, GP, DP)
     # scoring begins: no chunk has found anything yet
@@ -224,13 +239,18 @@ def score_kernel(
     H, G, D, S, r, k, local, scale, softcap, stride_b, stride_h, stride_d, stride_s, chunks,
     FUSED: tl.constexpr, SCALED: tl.constexpr, ROW_MAJOR: tl.constexpr, OWN: tl.constexpr, COVERED: tl.constexpr,
     CAPPED: tl.constexpr, HEADS: tl.constexpr, HP: tl.constexpr, GP: tl.constexpr, DP: tl.constexpr,
-    CHUNK: tl.constexpr, CAP: tl.constexpr, CAP_P: tl.constexpr, UNROLL: tl.constexpr,
+    CHUNK: tl.constexpr, CAP: tl.constexpr, CAP_P: tl.constexpr, UNROLL: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Score a chunk, and write its candidates: all that may be among the k best of the head."""
     i_row, i_chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
     i_b, i_h = i_row // H, i_row % H
     first, stop = tl.load(p_first + i_b), tl.load(p_stop + i_b)
     N = chunks * CAP
+    if EARLY:
+        # the next kernel may be made ready; it waits for what this one writes, as this one does for the one before it
+        tl.extra.cuda.gdc_launch_dependents()
+        if not FUSED:
+            tl.extra.cuda.gdc_wait()
     if FUSED:
         # every program of a head writes the same
         choose_components(i_row, p_q, p_scale, p_index, p_weight, G, D, r, scale, SCALED, ROW_MAJOR, HEADS, HP, GP, DP)

@@ -21,7 +21,6 @@ PART = tl.constexpr(16)  # components read at a time where keys lie row by row: 
 FEW = 64  # so many heads or less leave a device waiting for single programs: launches are saved, not work
 ONE_WAVE = 264
 PDL = True
-EXACT = lambda few, fused: few
 HELD = 16384  # candidates that a merging program holds at most; with more it reads them several times
 
 
@@ -112,7 +111,7 @@ def tile_for(rows: int, S: int, row_major: bool, heads: int) -> Tile:
         return Tile(1024, 4, 4, None)
     if rows * S <= 2**20:
         return Tile(2048, 8, 8, 96)
-    return Tile(4096, 8, 8, 128) if rows < 64 else Tile(2048, 4, 8, 128)
+    return Tile(2048, 4, 8, 128)
 
 
 def rank(
@@ -138,7 +137,7 @@ def rank(
     few = B * H <= FEW
     fused = few and B * H * chunks <= ONE_WAVE
     # a chunk may name some more than k, which spares it the last steps of its search; few heads wait for the merging
-    cap = min(how.k if EXACT(few, fused) else how.k + how.k // 4, tile.chunk)
+    cap = min(how.k if few else how.k + how.k // 4, tile.chunk)
     N = chunks * cap
 
     def scratch(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -18,7 +18,8 @@ from sparq_eval.sweep.show import plain
 from sparq_eval.sweep.status import DONE, SUBMIT, look
 
 LOT = 1000  # cells of one array: Slurm refuses more, where MaxArraySize is its default
-SILENCE = 30.0  # seconds that the launcher may go on after its last job left the queue
+LAUNCHER = "launcher.log"
+SILENCE = 5.0  # seconds that the launcher may go on after its last cell came to rest
 
 
 def sweep(arguments: Sequence[str]) -> int:
@@ -68,13 +69,15 @@ def send(manifest: Manifest, words: Sequence[str], launcher: str, slurm: bool) -
             child = None
         else:
             name = register(manifest, missing, "slurm" if slurm else launcher)
-            child = subprocess.Popen(command(manifest, missing, words, name if launcher != "basic" else ""))
+            child = launch(manifest, command(manifest, missing, words, name if launcher != "basic" else ""), slurm)
         try:
             if child and not slurm:
                 child.wait()
             elif child:
                 while child.poll() is None and not queued(manifest):
                     time.sleep(0.3)
+                if child.poll() not in (None, 0):
+                    say(f"the launcher gave up: {(manifest.folder / LAUNCHER).read_text(errors='replace').strip()}")
         except KeyboardInterrupt:
             return interrupted(manifest, child)
     # the queue knows the jobs now: another may send off what it finds missing
@@ -95,14 +98,22 @@ def command(manifest: Manifest, cells: Sequence[int], words: Sequence[str], name
     return [sys.executable, "-m", "sparq_eval", "-m", *manifest.words.flags, *own, *words]
 
 
+def launch(manifest: Manifest, words: Sequence[str], quietly: bool) -> subprocess.Popen[bytes]:
+    """Hydra and its launcher in a process of their own. quietly: what they say of the queue goes to a file."""
+    if not quietly:
+        return subprocess.Popen(words)
+    with (manifest.folder / LAUNCHER).open("wb") as log:
+        return subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT)
+
+
 def wait(manifest: Manifest, child: subprocess.Popen[bytes] | None) -> None:
-    """Until the queue has no cell of the sweep, whatever became of the launcher: it may give up on jobs that Slurm runs
+    """Until no cell of the sweep is live, whatever became of the launcher: it may give up on jobs that Slurm runs
     again, and wait for ever for one that died where there is no accounting.
     """
     quiet = time.monotonic()
     pause = 0.5
     while True:
-        if queued(manifest) != {}:  # also where the queue does not answer
+        if any(each.live for each in look(manifest)):
             quiet = time.monotonic()
         elif child is None or child.poll() is not None:
             return
@@ -111,7 +122,7 @@ def wait(manifest: Manifest, child: subprocess.Popen[bytes] | None) -> None:
             child.wait()
             return
         time.sleep(pause)
-        pause = min(10.0, pause * 1.3)
+        pause = min(5.0, pause * 1.2)
 
 
 def interrupted(manifest: Manifest, child: subprocess.Popen[bytes] | None) -> int:

@@ -156,7 +156,7 @@ def test_html_in_an_output_or_a_name_stays_text(tmp_path: Path) -> None:
     bad = "<script>alert(1)</script>"
     measure(tmp_path / "results", bad, "t", "dense", {}, n=2, output=bad)
     write_report(tmp_path / "results", tmp_path)
-    assert "<script" not in (tmp_path / "results.md").read_text()
+    assert not re.search(r"(?<!\\)<", (tmp_path / "results.md").read_text())
     for path in [*tmp_path.glob("*.svg"), *tmp_path.glob("*.html")]:
         assert "<script" not in path.read_text(), path
 

@@ -63,7 +63,9 @@ def send(manifest: Manifest, words: Sequence[str], launcher: str, slurm: bool) -
     with held(manifest.folder / SUBMIT) as other:
         if other:
             raise UserError(f"{manifest.folder}: {other} is sending off cells of this sweep; try again when it is done")
-        missing = [each.cell.number for each in look(manifest) if not (each.live or each.state == DONE)][:LOT]
+        missing = [each.cell.number for each in look(manifest, sending=True) if not (each.live or each.state == DONE)][
+            :LOT
+        ]
         if not missing:
             say("nothing to send off: every cell is done or live")
             child = None

@@ -67,11 +67,6 @@ def sweep(folder: Path, *words: str) -> subprocess.Popen[str]:
     return begin(folder, "sparq_eval", "-m", *words, "sweep_dir=sweep", *LAUNCH)
 
 
-def ask(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", *words]
-    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=120)
-
-
 def slurm(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 from killed import make, settings_of, told
-from slurm import ask, begin, cluster, environment, jobs, manifest, node, rows, slurm, sweep, until
+from slurm import begin, cluster, environment, jobs, manifest, node, rows, slurm, sweep, until
 
 from sparq_eval.evaluate.run import run
 from sparq_eval.sweep.status import look
+from sparq_eval.sweep.submit import resume
 
 WORDS = ("include_path=tasks", "method=slow", "samples=5", "batch_size=1", "task=lm_eval/my_words", "selfcheck=off")
 MODELS = ("m0", "m1", "m2", "m3")
@@ -94,8 +95,7 @@ def test_cells_that_are_signalled_requeued_killed_and_crashed_end_with_the_same_
         assert parent.returncode == 1
         [lost] = [each for each in look(manifest(folder)) if each.state == "failed"]
         assert lost.cell.number == 2 and "ended without a word" in lost.why
-        again = ask(folder, "sparq_eval.sweep", "resume", "sweep")
-        assert again.returncode == 0, again.stderr
+        assert resume(manifest(folder)) == 0
         assert json.loads((folder / "sweep/submissions.jsonl").read_text().splitlines()[-1])["cells"] == [2]
     assert states(folder) == ["done"] * 4
     assert rows_told(folder) == uninterrupted(made, MODELS)

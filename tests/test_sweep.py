@@ -1,5 +1,6 @@
 """Sweeps on one machine: cells, what they cost, where they stand, two jobs for one cell, the same command again."""
 
+import io
 import json
 import os
 import shutil
@@ -11,15 +12,16 @@ from pathlib import Path
 
 import pytest
 from killed import make, overrides, settings_of, told, whole_run
+from rich.console import Console
 
 from sparq_eval.errors import UserError
 from sparq_eval.overrides import check_overrides
-from sparq_eval.sweep.cells import Words, cut
+from sparq_eval.sweep.cells import Cell, Words, cut
 from sparq_eval.sweep.estimate import estimate
 from sparq_eval.sweep.lease import held, holder
 from sparq_eval.sweep.manifest import changed, code_of, frozen, read
-from sparq_eval.sweep.show import plain
-from sparq_eval.sweep.status import look
+from sparq_eval.sweep.show import plain, show
+from sparq_eval.sweep.status import Standing, look
 from sparq_eval.sweep.work import work
 
 
@@ -172,6 +174,21 @@ def test_a_failed_setting_is_in_the_status_with_its_reason(
     assert first.state == "failed"
     assert first.why.startswith("2 of 5 settings failed: h2o-") and "ZeroDivisionError: by [nothing]" in first.why
     assert "failed" in plain(look(made)) and "[nothing]" in plain(look(made))
+
+
+def test_the_live_view_follows_until_all_is_at_rest_and_shows_brackets_as_they_are() -> None:
+    cell = Cell(3, "m[1]", "squad", {})
+    seen = iter(
+        [
+            [Standing(cell, "running", "job 7_0 on n1", 5, 10, left=65.0), Standing(cell, "waiting", left=100.0)],
+            [Standing(cell, "done", rows=10, of=10), Standing(cell, "failed", "ValueError: [red]no[/red]", 2, 10)],
+        ]
+    )
+    out = io.StringIO()
+    show(lambda: next(seen), Console(file=out, force_terminal=True, width=120), every=0.0)
+    text = out.getvalue()
+    assert "1 running, 1 waiting; 2:45 left" in text and "1:05" in text and "m[1]" in text
+    assert "1 done, 1 failed" in text and "[red]no[/red]" in text
 
 
 def test_the_estimate_counts_what_is_missing_and_times_it(words: list[str], tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ def main() -> None:
     except UserError as error:
         say(f"sparq_eval.results: {error}")
         sys.exit(2)
+    except BrokenPipeError:
+        sys.exit(141)  # whoever read the output has seen enough
     except OSError as error:
         say(f"sparq_eval.results: {error.filename}: {error.strerror}")
         sys.exit(2)

@@ -50,5 +50,5 @@ class Slow(Bad):
     """Takes its time, so that a job can be met in its midst."""
 
     def attend(self, step: Step, state: State) -> tuple[Attended, State]:
-        time.sleep(0.04)
+        time.sleep(0.03)
         return super().attend(step, state)

@@ -40,11 +40,12 @@ def cluster() -> Iterator[Path]:
     port = 20000 + os.getpid() % 9000 // 4 * 4
     try:
         subprocess.run([SCRIPT, "start", folder, "2", str(port)], check=True, timeout=60)
-        os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
-        yield folder
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+            patched.setenv("PYTHONPATH", f"{HERE}:{HERE.parent}")
+            yield folder
     finally:
         subprocess.run([SCRIPT, "stop", folder], check=False, timeout=60)
-        os.environ.pop("SLURM_CONF", None)
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -7,6 +7,8 @@ from typing import Any
 from sparq_eval.results.record import KINDS, intact
 
 NUMBERS = {int, float, type(None)}
+MOST = 2**63
+NUMERIC = tuple(name for name, kind in KINDS.items() if kind in (int, float))
 ALLOWED: dict[str, set[type]] = {name: NUMBERS if kind is float else {kind} for name, kind in KINDS.items()}
 
 
@@ -65,4 +67,7 @@ def are_rows(values: list[Any]) -> bool:
         value.pop("crc", None)
     if not all(value.keys() == KINDS.keys() for value in values):
         return False
-    return all({type(value[name]) for value in values} <= allowed for name, allowed in ALLOWED.items())
+    if not all({type(value[name]) for value in values} <= allowed for name, allowed in ALLOWED.items()):
+        return False
+    # what no measurement gives, sums and tables cannot hold; nan is outside too
+    return all(-MOST < value[name] < MOST for name in NUMERIC for value in values if value[name] is not None)

@@ -62,7 +62,7 @@ def check_choices(group: str, value: object, sweep: bool) -> None:
     if sweep:
         return
     for name in ("null" if choice is None else choice for choice in chosen):
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             raise UserError(f"{group}={name}: there is no such {group}; {suggest(str(name), known)}")
 
 

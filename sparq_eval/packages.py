@@ -7,6 +7,7 @@ file, and only its data files are read.
 import contextlib
 import hashlib
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -90,6 +91,25 @@ def file_sha256(path: Path, advance: Callable[[float], None] = lambda _: None) -
             digest.update(chunk)
             advance(len(chunk))
     return digest.hexdigest()
+
+
+def known_sha256(path: Path) -> str:
+    """The digest of a file, remembered as long as its size and time of change stay the same."""
+    path = path.resolve()
+    seen = path.stat()
+    state = {"path": str(path), "size": seen.st_size, "mtime_ns": seen.st_mtime_ns}
+    note = cache_dir() / "digests" / f"{hashlib.sha256(str(path).encode()).hexdigest()[:16]}.json"
+    if note.is_file():
+        known = json.loads(note.read_text(encoding="utf-8"))
+        if all(known.get(key) == value for key, value in state.items()):
+            return known["sha256"]
+    with progress(f"checking {path.name}", seen.st_size / 1e6, "MB") as advance:
+        digest = file_sha256(path, lambda by: advance(by / 1e6))
+    note.parent.mkdir(parents=True, exist_ok=True)
+    aside = note.with_suffix(f".{os.getpid()}")
+    aside.write_text(json.dumps({**state, "sha256": digest}), encoding="utf-8")
+    os.replace(aside, note)
+    return digest
 
 
 @contextmanager

@@ -101,10 +101,11 @@ def told(results: Path) -> dict[str, Any]:
         runs = [json.dumps({k: v for k, v in one.items() if k not in (*TIMES, "samples")}) for one in record["runs"]]
         counted = sum(one["samples"] for one in record["runs"])
         record["summary"].pop("seconds")
+        record.pop("seal")
         rows = []
         for line in (path.parent / "samples.jsonl").read_bytes().splitlines():
             row = json.loads(line)
-            row.pop("seconds")
+            row.pop("seconds"), row.pop("crc")
             rows.append(json.dumps(row))
         found[str(path.parent.relative_to(results))] = (record | {"runs": sorted(set(runs))}, counted, rows)
     return found

@@ -95,7 +95,7 @@ def test_identity_follows_the_weights_and_not_the_place(folder: Path, tmp_path: 
 
 def test_a_digest_is_not_computed_twice(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = open_checkpoint("m", str(folder)).identity
-    monkeypatch.setattr("sparq_eval.hf.checkpoint.file_sha256", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr("sparq_eval.packages.file_sha256", lambda *_: pytest.fail("computed again"))
     assert open_checkpoint("m", str(folder)).identity == before
 
 

@@ -1,5 +1,6 @@
 """A report shows what the records hold, all of it, in files that other programs read back without loss."""
 
+import csv
 import io
 import json
 import math
@@ -25,7 +26,7 @@ from sparq_eval.report.figures import distinct
 from sparq_eval.report.latex import escape, latex
 from sparq_eval.report.panel import Panel, powers, score_range, transfer_range
 from sparq_eval.report.style import drawable
-from sparq_eval.report.tables import RESULTS, SAMPLES, markdown
+from sparq_eval.report.tables import RESULTS, SAMPLES, as_generated, markdown
 from sparq_eval.results import Identity, Row, Store, load
 
 OUTPUTS = (
@@ -133,8 +134,31 @@ def test_answers_survive_the_csv_exactly(root: Path, out: Path) -> None:
     assert tuple(table.columns) == SAMPLES
     assert table["score"].to_list() == pytest.approx(samples["score"].to_list(), rel=1e-15)
     for name in SAMPLES[:-1]:
-        assert table[name].to_list() == samples[name].to_list(), name
-    assert set(OUTPUTS) <= set(table["output"])
+        assert [as_generated(text) if isinstance(text, str) else text for text in table[name]] == samples[
+            name
+        ].to_list()
+    assert set(OUTPUTS) <= set(map(as_generated, table["output"]))
+
+
+@pytest.mark.parametrize(
+    "text", ["=1+1", "+cmd|' /C calc'!A0", "-2", "@SUM(A1)", "\t=1", "'=1", "''-1", "' =1", " =1", "'", "a=1", ""]
+)
+def test_a_formula_stays_text_and_comes_back(text: str, tmp_path: Path) -> None:
+    measure(tmp_path / "results", "m", "t", "dense", {}, n=2, output=text)
+    write_report(tmp_path / "results", tmp_path)
+    with (tmp_path / "samples.csv").open(newline="") as file:
+        cells = [row["output"] for row in csv.DictReader(file)]
+    assert [as_generated(cell) for cell in cells] == [text] * 2
+    assert not any(cell.lstrip().startswith(("=", "+", "-", "@")) for cell in cells)
+
+
+def test_html_in_an_output_or_a_name_stays_text(tmp_path: Path) -> None:
+    bad = "<script>alert(1)</script>"
+    measure(tmp_path / "results", bad, "t", "dense", {}, n=2, output=bad)
+    write_report(tmp_path / "results", tmp_path)
+    assert not re.search(r"(?<!\\)<", (tmp_path / "results.md").read_text())
+    for path in [*tmp_path.glob("*.svg"), *tmp_path.glob("*.html")]:
+        assert "<script" not in path.read_text(), path
 
 
 def test_what_is_no_text_at_all_becomes_its_escape(tmp_path: Path) -> None:

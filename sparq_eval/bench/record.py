@@ -2,6 +2,7 @@
 
 import os
 import platform
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -10,7 +11,7 @@ import psutil
 import torch
 
 from sparq_eval.bench.timing import copy_bandwidth, matmul_rate
-from sparq_eval.evaluate.provenance import command, commit, device_name
+from sparq_eval.evaluate.provenance import commit, device_name
 from sparq_eval.results.bench import Bench
 from sparq_eval.results.bench_rows import BenchRow
 
@@ -30,7 +31,7 @@ def bench_of(kind: str, rows: Sequence[BenchRow], device: torch.device, dtype: t
         },
         versions={"python": platform.python_version(), "torch": torch.__version__, **versions()},
         git=commit() or "",
-        command=command(),
+        command=" ".join(["python -m sparq_eval.bench", *sys.argv[1:]]),
         when=datetime.now(UTC).isoformat(timespec="seconds"),
         ceilings={"copy": copy_bandwidth(device), "matmul": matmul_rate(device, dtype)},
         rows=tuple(rows),

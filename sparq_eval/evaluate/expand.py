@@ -61,6 +61,8 @@ def combinations(name: str, kind: type[Method], values: Mapping[str, Any]) -> It
     lists = [value if isinstance(value, list) else [value] for value in values.values()]
     for key, listed in zip(values, lists, strict=True):
         for value in listed:
+            if not isinstance(value, int | float | str | None):
+                raise UserError(f"method {name}: {key}={value}: must be one value, or a list of such")
             if hints[key] is int and isinstance(value, float):
                 raise UserError(f"method {name}: {key}={value}: must be a whole number; it takes no shares")
     for combination in itertools.product(*lists):

@@ -11,6 +11,7 @@ from sparq_eval.evaluate.backend import BACKENDS
 from sparq_eval.evaluate.compression import Template, read_templates
 from sparq_eval.evaluate.expand import BUDGETS, Setting, expand, fields, kind_of
 from sparq_eval.evaluate.grid import find_sweep, read_grid
+from sparq_eval.evaluate.shapes import check_shapes
 from sparq_eval.methods import Dense
 from sparq_eval.methods.method import is_share
 
@@ -49,6 +50,7 @@ class Settings:
 
 def read_settings(config: Mapping[str, Any]) -> Settings:
     """Check a composed config (plain containers). Raises UserError that names the key, the value and what is right."""
+    check_shapes(config)
     tasks = list(dict.fromkeys(names_of("task", config["task"])))
     settings, templates = read_methods(config, tasks)
     if choice("baseline", config["baseline"], (True, False)) and Setting("dense", Dense()) not in settings:

@@ -6,8 +6,6 @@ It may be a hub id, a folder, a GGUF file or a bundle of packages. Opening it fi
 
 import copy
 import hashlib
-import json
-import os
 import re
 import sys
 from collections.abc import Mapping
@@ -31,8 +29,7 @@ from transformers.utils import logging
 from sparq_eval.errors import UserError
 from sparq_eval.hf import gguf, hub, mha
 from sparq_eval.hf.bundle import Bundle, prepare
-from sparq_eval.packages import cache_dir, file_sha256
-from sparq_eval.progress import progress
+from sparq_eval.packages import known_sha256
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # multimodal checkpoints whose text model is read alone, and how its weights are renamed for that
@@ -63,7 +60,7 @@ class Checkpoint:
         """Reads the tokenizer when first asked for. It needs no padding token: batches are padded by ids."""
         revision = self.revision if self.tokenizer_from == self.folder_or_id else None
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.tokenizer_from, revision=revision)
+            tokenizer = AutoTokenizer.from_pretrained(self.tokenizer_from, revision=revision, trust_remote_code=False)
             # older versions of transformers make an empty one where there is no file
             if len(tokenizer) <= len(tokenizer.all_special_tokens):
                 raise ValueError("it has no tokens but special ones")
@@ -104,6 +101,8 @@ class Checkpoint:
         config = copy.deepcopy(self.config)
         if self.repeats > 1:
             config.num_key_value_heads //= self.repeats
+        if self.revision:
+            hub.fetch(self.name, self.folder_or_id, self.revision)
         try:
             model, report = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
                 self.folder_or_id,
@@ -183,7 +182,7 @@ def _find(
     if local.is_file():
         if local.suffix != ".gguf":
             raise UserError(f"model.path={path} is a file but not a .gguf: give a folder, a .gguf file or a hub id")
-        digest = _known_sha256(local)
+        digest = known_sha256(local)
         folder = gguf.convert(local, digest)
         return folder, str(folder), {"source": "gguf", "sha256": digest, "converter": gguf.VERSION}
     if local.suffix == ".gguf" or not HUB_ID.fullmatch(path):
@@ -228,27 +227,8 @@ def _weights_sha256(name: str, folder: Path) -> str:
     if not files:
         raise UserError(f"model={name}: the folder {folder} holds no *.safetensors; pickled weights are not read")
     if len(files) == 1:
-        return _known_sha256(files[0])
-    return hashlib.sha256(" ".join(_known_sha256(file) for file in files).encode()).hexdigest()
-
-
-def _known_sha256(path: Path) -> str:
-    """The digest of a file, remembered as long as its size and time of change stay the same."""
-    path = path.resolve()
-    seen = path.stat()
-    state = {"path": str(path), "size": seen.st_size, "mtime_ns": seen.st_mtime_ns}
-    note = cache_dir() / "digests" / f"{hashlib.sha256(str(path).encode()).hexdigest()[:16]}.json"
-    if note.is_file():
-        known = json.loads(note.read_text(encoding="utf-8"))
-        if all(known.get(key) == value for key, value in state.items()):
-            return known["sha256"]
-    with progress(f"checking {path.name}", seen.st_size / 1e6, "MB") as advance:
-        digest = file_sha256(path, lambda by: advance(by / 1e6))
-    note.parent.mkdir(parents=True, exist_ok=True)
-    aside = note.with_suffix(f".{os.getpid()}")
-    aside.write_text(json.dumps({**state, "sha256": digest}), encoding="utf-8")
-    os.replace(aside, note)
-    return digest
+        return known_sha256(files[0])
+    return hashlib.sha256(" ".join(known_sha256(file) for file in files).encode()).hexdigest()
 
 
 def _first_line(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """The tables as files: CSV for programs, Markdown for people."""
 
 import csv
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -29,16 +30,36 @@ def results_csv(records: pd.DataFrame, path: Path) -> None:
     active: whether the method ever left anything out; sparse_share: at which share of decode steps it did;
     layers_active: in how many layers; truncated, not_finite: how many examples.
     """
-    records[list(RESULTS)].to_csv(path, index=False, lineterminator="\n")
+    guarded(records[list(RESULTS)]).to_csv(path, index=False, lineterminator="\n")
 
 
 def samples_csv(samples: pd.DataFrame, path: Path) -> None:
-    """One row per example, text quoted and otherwise exactly as it was generated.
+    """One row per example, text quoted and as it was generated but for the apostrophe of `guarded`.
 
     An output may be empty, a number, or the word NA: read it back with
-    `pandas.read_csv(path, dtype={"id": str, "output": str}, keep_default_na=False, na_values={"score": [""]})`.
+    `pandas.read_csv(path, dtype={"id": str, "output": str}, keep_default_na=False, na_values={"score": [""]})`, and
+    `as_generated` takes the apostrophes away.
     """
-    samples[list(SAMPLES)].to_csv(path, index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+    guarded(samples[list(SAMPLES)]).to_csv(path, index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+
+
+# what a spreadsheet takes for the beginning of a formula, and what of our own would be taken for a guard
+FORMULA = re.compile(r"[\s']*[=+\-@\t\r]")
+
+
+def guarded(frame: pd.DataFrame) -> pd.DataFrame:
+    """Text that a spreadsheet would run as a formula begins with an apostrophe: a model's output stays text."""
+    words = frame.select_dtypes(["object", "string"])
+    return frame.assign(**{str(name): words[name].map(guard, na_action="ignore") for name in words})
+
+
+def guard(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
+
+
+def as_generated(text: str) -> str:
+    """The text that `guarded` wrote as this."""
+    return text[1:] if text.startswith("'") and FORMULA.match(text[1:]) else text
 
 
 def markdown(records: pd.DataFrame) -> str:

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pandas as pd
 from sparq_eval.errors import UserError
 from sparq_eval.progress import say
 from sparq_eval.results.bench import is_bench
-from sparq_eval.results.record import KINDS, SCHEMA, Identity, canonical
+from sparq_eval.results.record import KINDS, SCHEMA, Identity, canonical, seal
 from sparq_eval.results.rows import parse
 from sparq_eval.results.store import RECORD, SAMPLES
 from sparq_eval.results.summary import summarise
@@ -73,7 +73,8 @@ def load(root: Path) -> Frames:
 def folders(root: Path) -> Iterator[Path]:
     """Folders that hold a record; JSON that belongs to none, and is no benchmark's, is named."""
     for parent, below, names in os.walk(root):
-        below.sort()
+        # what begins with a dot is no result: what was set aside lies there
+        below[:] = sorted(name for name in below if not name.startswith("."))
         folder = Path(parent)
         if RECORD in names:
             yield folder
@@ -83,22 +84,38 @@ def folders(root: Path) -> Iterator[Path]:
                 left_out(folder / name, "no part of a record")
 
 
-def read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The record in `folder` and its rows by index. Raises Untrusted if it is not what it says it is."""
+def read_record(folder: Path) -> dict[str, Any]:
+    """What record.json in `folder` says. Raises Untrusted if it is not what it says it is."""
     try:
         content = json.loads((folder / RECORD).read_bytes())
         schema = content["schema"]
         if schema != SCHEMA:
             raise Untrusted(f"its schema is {schema}, this version reads {SCHEMA}")
         identity, key = Identity(**content["identity"]), content["key"]
-        hashed = identity.key
-        record = {"key": key, "path": folder, "identity": identity, "model": str(identity.model["name"])}
-        record |= {"metric": str(content["metric"]), "higher_is_better": bool(content["higher_is_better"])}
-        failure = content.get("failure")
-    except (ValueError, KeyError, TypeError) as error:
+        whole = all(isinstance(getattr(identity, field.name), kind_of(field.name)) for field in fields(Identity))
+        whole = whole and all(isinstance(run, dict) for run in content["runs"]) and isinstance(content["summary"], dict)
+        hashed, sealed, _ = identity.key, content.get("seal") in (None, seal(content)), str(identity.model["name"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise Untrusted(f"{RECORD} is not a record ({type(error).__name__}: {error})") from error
+    if not whole:
+        raise Untrusted(f"{RECORD} is not a record (a part of it is of the wrong kind)")
     if key != hashed:
         raise Untrusted("its content does not hash to its key: it was changed by hand or is not ours")
+    if not sealed:
+        raise Untrusted("it is not as it was written: damaged, or changed by hand")
+    return dict(content)
+
+
+def kind_of(name: str) -> type:
+    return str if name in ("task", "method") else dict
+
+
+def read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The record in `folder` and its rows by index. Raises Untrusted if it is not what it says it is."""
+    content = read_record(folder)
+    identity, failure = Identity(**content["identity"]), content.get("failure")
+    record = {"key": content["key"], "path": folder, "identity": identity, "model": str(identity.model["name"])}
+    record |= {"metric": str(content.get("metric")), "higher_is_better": bool(content.get("higher_is_better"))}
     path = folder / SAMPLES
     parsed = parse(settled_bytes(path))
     if parsed.unreadable:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -70,9 +71,12 @@ class Row:
 
     @property
     def line(self) -> bytes:
-        """The row as a line of JSON; ASCII, so that no character of an output can end it. Not-a-number becomes null."""
+        """The row as a line of JSON; ASCII, so that no character of an output can end it. Not-a-number becomes null.
+
+        It ends with a checksum of itself, so that no bit of it can change unseen.
+        """
         values = {field.name: KINDS[field.name](getattr(self, field.name)) for field in fields(self)}
-        return json.dumps(plain(values), allow_nan=False).encode() + b"\n"
+        return checked(json.dumps(plain(values), allow_nan=False).encode()) + b"\n"
 
     @staticmethod
     def read(values: dict[str, Any]) -> "Row":
@@ -82,6 +86,27 @@ class Row:
 
 
 KINDS: dict[str, type] = {field.name: field.type for field in fields(Row) if isinstance(field.type, type)}
+
+
+CRC = re.compile(rb', "crc": "([0-9a-f]{8})"}$')
+
+
+def checked(line: bytes) -> bytes:
+    """A JSON object's line with a checksum of what comes before it."""
+    body = line[:-1]
+    return body + b', "crc": "%08x"}' % zlib.crc32(body)
+
+
+def intact(line: bytes) -> bool:
+    """Whether a line is as it was written; one without a checksum, as older versions wrote them, may be."""
+    found = CRC.search(line)
+    return found is None or int(found[1], 16) == zlib.crc32(line[: found.start()])
+
+
+def seal(record: Mapping[str, Any]) -> str:
+    """A digest of all that a record says but its summary, which follows from the rows."""
+    said = {name: value for name, value in record.items() if name not in ("seal", "summary")}
+    return hashlib.sha256(canonical(said).encode()).hexdigest()
 
 
 def canonical(value: object) -> str:

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from sparq_eval.errors import UserError
 from sparq_eval.progress import say
-from sparq_eval.results.record import SCHEMA, Identity, Row, plain
+from sparq_eval.results.record import SCHEMA, Identity, Row, plain, seal
 from sparq_eval.results.rows import Parsed, parse
 from sparq_eval.results.summary import summarise
 
@@ -131,7 +131,8 @@ class Entry:
             record = json.loads(path.read_bytes())
             same = all(record[name] == self.blank[name] for name in ("schema", "key", "identity", "metric"))
             described = same and isinstance(record["runs"], list) and isinstance(record["summary"], dict)
-        except (ValueError, KeyError, TypeError):
+            described = described and record.get("seal") in (None, seal(record))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             described = False
         if not described:
             raise UserError(
@@ -143,7 +144,7 @@ class Entry:
         """Replace the record by one with a fresh summary; a reader sees the old one or the new one. Needs the lock."""
         aside = self.path / f".{RECORD}.aside"
         with aside.open("wb") as file:
-            content = {**record, "summary": plain(summarise(parsed.rows))}
+            content = {**record, "summary": plain(summarise(parsed.rows)), "seal": seal(record)}
             file.write(json.dumps(content, indent=1, allow_nan=False).encode() + b"\n")
             keep(file)
         aside.replace(self.path / RECORD)
@@ -202,6 +203,22 @@ def repair(samples: BinaryIO, folder: Path) -> Parsed:
         keep(samples)
         say(f"{folder / SAMPLES}: the last line was cut short; it is moved to {TORN} and that example measured again")
     return parsed
+
+
+def rewrite(samples: BinaryIO, folder: Path) -> None:
+    """Move lines that are not rows as they were written out of the file of rows, to be measured again."""
+    fcntl.flock(samples, fcntl.LOCK_EX)
+    samples.seek(0)
+    lines = samples.read().split(b"\n")
+    good = [line for line in lines[:-1] if parse(line + b"\n").rows]
+    bad = [line for line in lines[:-1] if not parse(line + b"\n").rows] + [line for line in lines[-1:] if line]
+    with (folder / TORN).open("ab") as aside:
+        aside.write(b"".join(line + b"\n" for line in bad))
+        keep(aside)
+    # aside first: a crash between the two leaves a line in both files, and none in neither
+    samples.truncate(0)
+    samples.write(b"".join(line + b"\n" for line in good))
+    keep(samples)
 
 
 def keep(file: BinaryIO) -> None:

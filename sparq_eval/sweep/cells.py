@@ -47,7 +47,7 @@ class Words:
                 flags += [word, str(Path(next(words, "")).absolute())]
             elif word.startswith("-"):
                 flags.append(word)
-            elif key == "sweep_dir":
+            elif key == "sweep_dir" and "=" in word:
                 sweep_dir = Path(word.split("=", 1)[1]).expanduser().absolute()
             elif key == "hydra" or key.startswith(("hydra.", "hydra/")):
                 launched.append(word)

@@ -80,7 +80,14 @@ def queued(manifest: Manifest) -> dict[int, Job] | None:
     return found
 
 
-ENDED = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "COMPLETING")
+ENDED = (
+    "COMPLETED",
+    "CANCELLED",
+    "FAILED",
+    "TIMEOUT",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+)  # and not COMPLETING: so is a job that is requeued
 
 
 def last_words(manifest: Manifest, job: str) -> str:

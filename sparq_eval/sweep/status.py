@@ -40,10 +40,10 @@ class Standing:
         return self.state in (RUNNING, WAITING)
 
 
-def look(manifest: Manifest) -> list[Standing]:
-    """All cells as they are now."""
+def look(manifest: Manifest, sending: bool = False) -> list[Standing]:
+    """All cells as they are now. sending: whether it is us who hold the sweep to send off cells, and not another."""
     jobs = queued(manifest)
-    parent = holder(manifest.folder / SUBMIT)
+    parent = None if sending else holder(manifest.folder / SUBMIT)
     lots = submissions(manifest)
     sent = set(lots[-1]["cells"]) if parent and lots and lots[-1]["launcher"] != "slurm" else set[int]()
     found = [standing(manifest, cell, jobs, cell.number in sent, lots) for cell in manifest.cells]

@@ -4,7 +4,7 @@ import hashlib
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,9 @@ from sparq_eval.sweep.show import plain
 from sparq_eval.sweep.status import DONE, SUBMIT, look
 
 LOT = 1000  # cells of one array: Slurm refuses more, where MaxArraySize is its default
-SILENCE = 30.0  # seconds that the launcher may go on after its last job left the queue
+LAUNCHER = "launcher.log"
+PATIENCE = 120.0  # seconds for an array to be in the queue
+SILENCE = 5.0  # seconds that the launcher may go on after its last cell came to rest
 
 
 def sweep(arguments: Sequence[str]) -> int:
@@ -49,41 +51,55 @@ def resume(manifest: Manifest, launched: Sequence[str] = (), new_code: bool = Fa
     launcher = next((word.split("=", 1)[1] for word in reversed(words) if word.startswith("hydra/launcher=")), "basic")
     slurm = launcher in ("slurm", "submitit_slurm")
     say(f"sweep {manifest.name}: {len(manifest.cells)} cells in {manifest.folder}")
-    while lot := send(manifest, words, launcher, slurm):
-        if lot < LOT:
-            break
+    if slurm and (size := [word for word in words if word.startswith("hydra.sweeper.max_batch_size=")]):
+        raise UserError(f"{size[0]}: on Slurm a lot is one array; hydra.launcher.array_parallelism says how many run")
+    tried = set[int]()
+    while sent := send(manifest, words, launcher, slurm, tried):
+        tried |= set(sent)
     standings = look(manifest)
     print(plain(standings), flush=True)
     return 0 if all(each.state == DONE for each in standings) else 1
 
 
-def send(manifest: Manifest, words: Sequence[str], launcher: str, slurm: bool) -> int:
-    """Send off up to LOT cells and wait for them. How many there were."""
+def send(manifest: Manifest, words: Sequence[str], launcher: str, slurm: bool, tried: Collection[int]) -> list[int]:
+    """Send off up to LOT of the cells that were not tried, and wait for them. Those that were sent off."""
     with held(manifest.folder / SUBMIT) as other:
         if other:
             raise UserError(f"{manifest.folder}: {other} is sending off cells of this sweep; try again when it is done")
-        missing = [each.cell.number for each in look(manifest) if not (each.live or each.state == DONE)][:LOT]
+        lacking = [each for each in look(manifest, sending=True) if not (each.live or each.state == DONE)]
+        missing = [each.cell.number for each in lacking if each.cell.number not in tried][:LOT]
         if not missing:
-            say("nothing to send off: every cell is done or live")
             child = None
+            if not tried:
+                say("nothing to send off: every cell is done or live")
         else:
             name = register(manifest, missing, "slurm" if slurm else launcher)
-            child = subprocess.Popen(command(manifest, missing, words, name if launcher != "basic" else ""))
+            child = launch(manifest, command(manifest, missing, words, name if launcher != "basic" else ""), slurm)
         try:
-            if child and not slurm:
-                child.wait()
+            if child and slurm:
+                until_queued(manifest, child, missing)
             elif child:
-                while child.poll() is None and not queued(manifest):
-                    time.sleep(0.3)
+                child.wait()
         except KeyboardInterrupt:
-            return interrupted(manifest, child)
+            interrupted(manifest, child)
+            return []
     # the queue knows the jobs now: another may send off what it finds missing
     try:
         if slurm:
             wait(manifest, child)
     except KeyboardInterrupt:
-        return interrupted(manifest, child)
-    return len(missing)
+        interrupted(manifest, child)
+        return []
+    return missing
+
+
+def until_queued(manifest: Manifest, child: subprocess.Popen[bytes], cells: Collection[int]) -> None:
+    """Until the queue has one of the cells, which are one array, or the launcher has given up."""
+    end = time.monotonic() + PATIENCE
+    while child.poll() is None and time.monotonic() < end and not set(cells) & set(queued(manifest) or ()):
+        time.sleep(0.3)
+    if child.poll() not in (None, 0):
+        say(f"the launcher gave up: {(manifest.folder / LAUNCHER).read_text(errors='replace').strip()}")
 
 
 def command(manifest: Manifest, cells: Sequence[int], words: Sequence[str], name: str) -> list[str]:
@@ -95,14 +111,22 @@ def command(manifest: Manifest, cells: Sequence[int], words: Sequence[str], name
     return [sys.executable, "-m", "sparq_eval", "-m", *manifest.words.flags, *own, *words]
 
 
+def launch(manifest: Manifest, words: Sequence[str], quietly: bool) -> subprocess.Popen[bytes]:
+    """Hydra and its launcher in a process of their own. quietly: what they say of the queue goes to a file."""
+    if not quietly:
+        return subprocess.Popen(words)
+    with (manifest.folder / LAUNCHER).open("wb") as log:
+        return subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT)
+
+
 def wait(manifest: Manifest, child: subprocess.Popen[bytes] | None) -> None:
-    """Until the queue has no cell of the sweep, whatever became of the launcher: it may give up on jobs that Slurm runs
+    """Until no cell of the sweep is live, whatever became of the launcher: it may give up on jobs that Slurm runs
     again, and wait for ever for one that died where there is no accounting.
     """
     quiet = time.monotonic()
     pause = 0.5
     while True:
-        if queued(manifest) != {}:  # also where the queue does not answer
+        if any(each.live for each in look(manifest)):
             quiet = time.monotonic()
         elif child is None or child.poll() is not None:
             return
@@ -111,12 +135,11 @@ def wait(manifest: Manifest, child: subprocess.Popen[bytes] | None) -> None:
             child.wait()
             return
         time.sleep(pause)
-        pause = min(10.0, pause * 1.3)
+        pause = min(5.0, pause * 1.2)
 
 
-def interrupted(manifest: Manifest, child: subprocess.Popen[bytes] | None) -> int:
+def interrupted(manifest: Manifest, child: subprocess.Popen[bytes] | None) -> None:
     if child and child.poll() is None:
         child.terminate()
         child.wait()
     say(f"stopped waiting; jobs that were sent off go on: python -m sparq_eval.sweep status {manifest.folder}")
-    return 0

@@ -1,0 +1,99 @@
+"""Is a folder of results what was written? What is torn, cut short, changed or foreign is named or set aside."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparq_eval.errors import UserError
+from sparq_eval.results.frames import Untrusted, read_record, settled_bytes
+from sparq_eval.results.record import plain
+from sparq_eval.results.rows import parse
+from sparq_eval.results.store import RECORD, SAMPLES, TORN, rewrite
+from sparq_eval.results.summary import summarise
+
+ASIDE = ".aside"
+OURS = {RECORD, SAMPLES, TORN, f".{RECORD}.aside"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """path: the file or folder. what: is wrong with it. lines: of a file of rows, those that are no rows."""
+
+    path: Path
+    what: str
+    lines: tuple[int, ...] = ()
+    movable: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.what}"
+
+
+def verify(root: Path) -> list[Finding]:
+    """Everything below `root` that is not as it was written. UserError if there is no such folder."""
+    if not Path(root).is_dir():
+        raise UserError(f"results={root}: no such folder; give the one that a run wrote (its results_dir)")
+    found = list[Finding]()
+    keys = dict[str, Path]()
+    for parent, below, names in os.walk(root):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        folder = Path(parent)
+        if RECORD in names:
+            found += in_record(folder, keys)
+            found += [Finding(folder / name, "no part of a record") for name in sorted(set(names) - OURS)]
+        else:
+            foreign = [name for name in sorted(names) if name.endswith((".json", ".jsonl"))]
+            found += [Finding(folder / name, "no part of a record") for name in foreign]
+    return found
+
+
+def in_record(folder: Path, keys: dict[str, Path]) -> Iterator[Finding]:
+    """What is wrong with the record in a folder. keys: where each key was met before."""
+    try:
+        content = read_record(folder)
+    except Untrusted as why:
+        yield Finding(folder, str(why))
+        return
+    if content["key"] in keys:
+        yield Finding(folder, f"the same record as in {keys[content['key']]}")
+        return
+    keys[content["key"]] = folder
+    written = settled_bytes(folder / SAMPLES)
+    parsed = parse(written)
+    if parsed.unreadable or parsed.torn:
+        numbers = ", ".join(map(str, parsed.unreadable[:5])) + (", …" if len(parsed.unreadable) > 5 else "")
+        what = [f"lines {numbers} are not rows as they were written"] if parsed.unreadable else []
+        what += ["its last line is cut short"] if parsed.torn else []
+        yield Finding(folder / SAMPLES, "; ".join(what), tuple(parsed.unreadable))
+    lines = written.count(b"\n") - len(parsed.unreadable)
+    if lines > len(parsed.rows):
+        yield Finding(
+            folder / SAMPLES, f"{lines - len(parsed.rows)} examples are there twice; the first counts", (), False
+        )
+    wrote = sum(run.get("samples", 0) for run in content["runs"])
+    if len(parsed.rows) < wrote:
+        missing = wrote - len(parsed.rows)
+        yield Finding(
+            folder / SAMPLES, f"{missing} of {wrote} rows are gone; the same run measures them again", (), False
+        )
+    elif parsed.rows and content["summary"] != plain(summarise(parsed.rows)):
+        yield Finding(folder / RECORD, "its summary is not that of its rows; the next run puts it right", (), False)
+
+
+def set_aside(root: Path, finding: Finding) -> Path | None:
+    """Move what was found out of the way, below `root`/.aside, or the lines that are no rows beside their file."""
+    if finding.path.name == SAMPLES and finding.movable:
+        with finding.path.open("a+b") as samples:
+            rewrite(samples, finding.path.parent)
+        return finding.path.with_name(TORN)
+    if not finding.movable:
+        return None
+    place = Path(root) / ASIDE / finding.path.relative_to(root)
+    number = 0
+    while place.exists():
+        number += 1
+        place = place.with_name(f"{finding.path.name}.{number}")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(finding.path, place)
+    return place

@@ -1,0 +1,164 @@
+"""Sweeps on a real Slurm: preempted, requeued, killed, crashed, out of time, submitted twice. No number is lost."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from killed import make, settings_of, told
+from slurm import begin, cluster, environment, jobs, manifest, node, rows, slurm, sweep, until
+
+from sparq_eval.errors import UserError
+from sparq_eval.evaluate.run import run
+from sparq_eval.evaluate.settings import read_settings
+from sparq_eval.sweep.status import look
+from sparq_eval.sweep.submit import resume
+
+WORDS = ("include_path=tasks", "method=slow", "samples=5", "batch_size=1", "task=lm_eval/my_words", "selfcheck=off")
+MODELS = ("m0", "m1", "m2", "m3")
+SLOW = ("--config-dir", "configs")
+
+
+@pytest.fixture(scope="module")
+def on() -> Iterator[Path]:
+    with cluster() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def made(on: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make(tmp_path_factory.mktemp("sweeps"))
+    for name in MODELS:
+        shutil.copytree(folder / "model", folder / name)
+    (folder / "configs/method").mkdir(parents=True)
+    slow = "# @package methods.slow\n_target_: bad_methods.Slow\nk: [1, 2]\n"
+    (folder / "configs/method/slow.yaml").write_text(slow)
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    """A folder of its own for each test, with the same models, whose names are part of what is recorded."""
+    for name in (*MODELS, "tasks", "configs"):
+        (tmp_path / name).symlink_to(made / name)
+    return tmp_path
+
+
+def uninterrupted(made: Path, models: tuple[str, ...]) -> dict[str, object]:
+    """What the same cells leave when they are run here, one after another; made once."""
+    results = made / "results"
+    for name in models:
+        if not (results / name).exists():
+            words = [
+                f"include_path={made / 'tasks'}",
+                *WORDS[2:],
+                "model=any",
+                f"results_dir={results}",
+                "method=dense",
+            ]
+            settings = settings_of([*words, f"model.path={made / name}"])
+            config = {**settings.config, "methods": {"slow": {"_target_": "bad_methods.Slow", "k": [1, 2]}}}
+            run(read_settings(config))
+    return {key: value[2] for key, value in told(results).items() if key.startswith(models)}
+
+
+def rows_told(folder: Path) -> dict[str, object]:
+    for each in told(folder / "results").values():
+        assert each[1] == len(each[2]), "the runs say how many rows each of them wrote"
+    return {key: value[2] for key, value in told(folder / "results").items()}
+
+
+def states(folder: Path) -> list[str]:
+    return [each.state for each in look(manifest(folder))]
+
+
+def test_cells_that_are_signalled_requeued_killed_and_crashed_end_with_the_same_bytes(
+    on: Path, made: Path, folder: Path
+) -> None:
+    parent = sweep(folder, *SLOW, "model=any", f"model.path={','.join(MODELS)}", *WORDS)
+    until(lambda: all(rows(folder, name) >= 2 for name in MODELS), 90)
+    at = jobs(folder)
+    slurm("scancel", "--signal=USR2", at[0].id)  # as a preemption that warns
+    slurm("scontrol", "requeue", at[1].id)
+    pid = json.loads((next(manifest(folder).folder.glob("cells/0002-*")) / "lease").read_bytes())["pid"]
+    os.kill(pid, signal.SIGKILL)  # as the kernel does where memory is short: Slurm does not requeue it
+    where = slurm("squeue", "-h", "-r", "-j", at[3].id, "-o", "%N").strip()
+    node(on, "kill-node", where)
+    parent.wait(150)
+    node(on, "start-node", where)
+    assert set(states(folder)) <= {"done", "failed"} and "done" in states(folder)
+    if "failed" in states(folder):  # the one that was killed, if it was not on the node that crashed
+        assert parent.returncode == 1
+        [lost] = [each for each in look(manifest(folder)) if each.state == "failed"]
+        assert lost.cell.number == 2 and "ended without a word" in lost.why
+        assert resume(manifest(folder)) == 0
+        assert json.loads((folder / "sweep/submissions.jsonl").read_text().splitlines()[-1])["cells"] == [2]
+    assert states(folder) == ["done"] * 4
+    assert rows_told(folder) == uninterrupted(made, MODELS)
+
+
+def test_a_parent_that_is_killed_and_a_preemption_without_grace_lose_nothing(made: Path, folder: Path) -> None:
+    parent = sweep(folder, *SLOW, "model=any", "model.path=m0", *WORDS)
+    until(lambda: rows(folder, "m0"), 60)
+    subprocess.run(["pkill", "-9", "-P", str(parent.pid)], check=False)  # the launcher
+    parent.kill()
+    parent.wait()
+    urgent = slurm("sbatch", "--parsable", "-p", "urgent", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 3")
+    until(lambda: slurm("squeue", "-h", "-j", urgent.strip(), "-o", "%T").strip() in ("RUNNING", "COMPLETED", ""))
+    resumed = begin(folder, "sparq_eval.sweep", "resume", "sweep")
+    assert resumed.wait(120) == 0, (folder / "said").read_text()
+    assert "nothing to send off" in (folder / "said").read_text()
+    assert len((folder / "sweep/submissions.jsonl").read_text().splitlines()) == 1
+    assert rows_told(folder) == uninterrupted(made, ("m0",))
+    restarts = [json.loads(path.read_bytes())["holder"]["restart"] for path in folder.glob("sweep/cells/*/state.json")]
+    assert restarts == [1]
+
+
+def test_a_time_limit_is_gone_on_from(made: Path, folder: Path) -> None:
+    limits = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=30")
+    parent = sweep(folder, *SLOW, "model=any", "model.path=m0", *WORDS, *limits)
+    until(lambda: rows(folder, "m0"), 60)
+    # as Slurm itself does when the limit comes near
+    [job] = jobs(folder).values()
+    slurm("scontrol", "update", f"JobId={job.id}", "TimeLimit=1")
+    assert parent.wait(120) == 0, (folder / "said").read_text()
+    assert rows_told(folder) == uninterrupted(made, ("m0",))
+
+
+def test_what_is_edited_between_submission_and_start_is_refused_or_changes_nothing(
+    made: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "configs").unlink()
+    shutil.copytree(made / "configs", folder / "configs")
+    code = folder / "mine"
+    code.mkdir()
+    shutil.copy(Path(__file__).parent / "bad_methods.py", code / "my_methods.py")
+    (folder / "configs/method/slow.yaml").write_text("# @package methods.slow\n_target_: my_methods.Slow\nk: [1, 2]\n")
+    blocker = slurm("sbatch", "--parsable", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 600").strip()
+    words = [*SLOW, "model=any", "model.path=m0", *WORDS, "sweep_dir=sweep"]
+    launch = ["hydra/launcher=slurm", "hydra.launcher.mem_gb=1"]
+    env = environment() | {"PYTHONPATH": f"{code}:{environment()['PYTHONPATH']}"}
+    parent = subprocess.Popen([sys.executable, "-m", "sparq_eval", "-m", *words, *launch], cwd=folder, env=env)
+    until(lambda: (folder / "sweep/submissions.jsonl").exists() and jobs(folder))
+    assert states(folder) == ["waiting"]
+    (folder / "configs/method/slow.yaml").write_text("# @package methods.slow\n_target_: my_methods.Slow\nk: [7]\n")
+    with (code / "my_methods.py").open("a") as file:
+        file.write("\n# edited\n")
+    slurm("scancel", blocker)
+    assert parent.wait(90) == 1
+    [only] = look(manifest(folder))
+    assert only.state == "failed" and "refused: method my_methods changed since the sweep was submitted" in only.why
+    assert not (folder / "results").exists()
+    monkeypatch.syspath_prepend(code)
+    with pytest.raises(UserError, match=r"method my_methods changed since .* resume .* --new-code"):
+        resume(manifest(folder))
+    command = [sys.executable, "-m", "sparq_eval.sweep", "resume", "sweep", "--new-code"]
+    taken = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=120)
+    assert taken.returncode == 0, taken.stderr
+    settings = [json.loads(path.read_bytes())["identity"]["settings"] for path in folder.glob("results/**/record.json")]
+    assert sorted(one["k"] for one in settings if one) == [1, 2], "the config is the one that was submitted"

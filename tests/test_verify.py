@@ -1,0 +1,193 @@
+"""Results that were torn, cut short, flipped or put there by others are found, named and set aside, and never used."""
+
+import json
+import random
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from test_store import DENSE, IDENTITY, RUN, entry, record, row
+
+from sparq_eval.errors import UserError
+from sparq_eval.results import load
+from sparq_eval.results.compare import diff, merge
+from sparq_eval.results.exchange import from_lm_eval, from_parquet, to_lm_eval, to_parquet
+from sparq_eval.results.tidy import remove, rubbish
+from sparq_eval.results.verify import set_aside, verify
+
+
+def fill(root: Path, n: int = 4, **changes: object) -> Path:
+    entry(root, DENSE).append([row(index) for index in range(n)], RUN)
+    of = entry(root)
+    of.append([row(index, **changes) for index in range(n)], RUN)
+    return of.path
+
+
+def test_what_was_written_is_found_to_be_so(tmp_path: Path) -> None:
+    fill(tmp_path)
+    assert verify(tmp_path) == []
+
+
+def test_every_flipped_bit_is_found_or_changes_nothing(tmp_path: Path) -> None:
+    folder, chance = fill(tmp_path), random.Random(5)
+    for name in ("samples.jsonl", "record.json"):
+        path = folder / name
+        right = path.read_bytes()
+        before = load(tmp_path)
+        for _ in range(150):
+            place = chance.randrange(len(right) * 8)
+            wrong = bytearray(right)
+            wrong[place // 8] ^= 1 << place % 8
+            path.write_bytes(wrong)
+            if not verify(tmp_path):
+                after = load(tmp_path)
+                pd.testing.assert_frame_equal(after.samples, before.samples)
+                pd.testing.assert_frame_equal(after.records, before.records)
+        path.write_bytes(right)
+
+
+def test_what_is_wrong_is_named_and_set_aside_and_measured_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = fill(tmp_path)
+    samples = folder / "samples.jsonl"
+    lines = samples.read_bytes().splitlines(keepends=True)
+    lines[1] = lines[1].replace(b'"score": 0.5', b'"score": 0.9')
+    samples.write_bytes(b"".join(lines)[:-20])
+    (folder / "notes.json").write_text("{}")
+    foreign = tmp_path / "elsewhere"
+    foreign.mkdir()
+    (foreign / "record.json").write_text('{"schema": 2, "key"')
+    (tmp_path / "results_lm_eval.json").write_text("{}")
+    found = {str(finding.path.relative_to(tmp_path)): finding.what for finding in verify(tmp_path)}
+    own = str(folder.relative_to(tmp_path))
+    assert found[f"{own}/samples.jsonl"].startswith(("lines 2 are not rows", "2 of 4 rows are gone"))
+    assert found[f"{own}/notes.json"] == found["results_lm_eval.json"] == "no part of a record"
+    assert "is not a record" in found["elsewhere"]
+    assert load(tmp_path).samples.query("method == 'sparq'")["index"].to_list() == [0, 2], "never used"
+    command = [sys.executable, "-m", "sparq_eval.results", "verify", str(tmp_path), "--set-aside"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (
+        done.returncode == 1 and "lines 2 are not rows as they were written; its last line is cut short" in done.stdout
+    )
+    assert [finding.what for finding in verify(tmp_path)] == ["2 of 4 rows are gone; the same run measures them again"]
+    assert sorted(path.name for path in (tmp_path / ".aside").iterdir()) == [
+        "elsewhere",
+        "org--model-1",
+        "results_lm_eval.json",
+    ]
+    again = entry(tmp_path)
+    assert again.indices() == {0, 2}
+    again.append([row(index) for index in range(4)], RUN | {"started": "later"})
+    assert [one["samples"] for one in record(again)["runs"]] == [4, 2]
+    capsys.readouterr()
+    assert len(load(tmp_path).samples) == 8
+    assert "left out" not in capsys.readouterr().err
+
+
+def test_a_changed_record_is_not_written_to(tmp_path: Path) -> None:
+    folder = fill(tmp_path)
+    content = json.loads((folder / "record.json").read_bytes())
+    content["runs"][0]["command"] = "another"
+    (folder / "record.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="does not describe what its folder was made for; move"):
+        entry(tmp_path)
+    [finding] = verify(tmp_path)
+    assert "not as it was written" in finding.what
+    set_aside(tmp_path, finding)
+    assert entry(tmp_path).indices() == set()
+
+
+def test_records_of_older_versions_without_checksums_are_read(tmp_path: Path) -> None:
+    folder = fill(tmp_path)
+    samples = folder / "samples.jsonl"
+    older = [{k: v for k, v in json.loads(line).items() if k != "crc"} for line in samples.read_bytes().splitlines()]
+    samples.write_text("".join(json.dumps(one) + "\n" for one in older))
+    content = json.loads((folder / "record.json").read_bytes())
+    del content["seal"]
+    (folder / "record.json").write_text(json.dumps(content))
+    assert verify(tmp_path) == [] and len(load(tmp_path).samples) == 8
+    of = entry(tmp_path)
+    of.append([row(9)], RUN)
+    assert record(of)["seal"] and len(of.rows()) == 5
+
+
+def test_two_folders_are_compared_example_by_example(tmp_path: Path) -> None:
+    fill(tmp_path / "a")
+    fill(tmp_path / "b", n=6, score=0.25)
+    table = diff(tmp_path / "a", tmp_path / "b").set_index("method")
+    assert table.loc["dense", ["samples_a", "samples_b", "common", "changed"]].to_list() == [4, 6, 4, 0]
+    assert table.loc["sparq", "changed"] == 4 and table.loc["sparq", "difference"] == pytest.approx(0.25 - 1.5 / 4)
+
+
+def test_merging_adds_what_is_missing_and_changes_nothing(tmp_path: Path) -> None:
+    fill(tmp_path / "a", n=2)
+    fill(tmp_path / "b", n=4, score=0.25)
+    entry(tmp_path / "b", replace(IDENTITY, task="other")).append([row(0)], RUN)
+    before = (entry(tmp_path / "a").path / "samples.jsonl").read_bytes()
+    assert merge(tmp_path / "a", tmp_path / "b") == (5, 2)
+    assert (entry(tmp_path / "a").path / "samples.jsonl").read_bytes().startswith(before)
+    assert verify(tmp_path / "a") == []
+    assert merge(tmp_path / "a", tmp_path / "b") == (0, 2)
+    assert len(load(tmp_path / "a").samples) == 9
+
+
+def test_only_what_is_no_result_is_tidied_away(tmp_path: Path) -> None:
+    folder = fill(tmp_path)
+    before = load(tmp_path)
+    (folder / ".record.json.aside").write_text("{")
+    (folder / "samples.torn").write_text("{")
+    failed = entry(tmp_path, replace(IDENTITY, task="broken"))
+    failed.fail("it broke", RUN)
+    assert {path.name for path, _ in rubbish(tmp_path)} == {".record.json.aside", "samples.torn"}
+    for path, _ in rubbish(tmp_path, failed=True):
+        remove(path)
+    assert rubbish(tmp_path, failed=True) == [] and not failed.path.exists()
+    pd.testing.assert_frame_equal(load(tmp_path).records, before.records)
+
+
+def test_frames_go_to_parquet_and_back(tmp_path: Path) -> None:
+    fill(tmp_path / "results", output="=1+1\n<b>é")
+    frames = load(tmp_path / "results")
+    to_parquet(frames, tmp_path / "out")
+    back = from_parquet(tmp_path / "out")
+    pd.testing.assert_frame_equal(back.records, frames.records)
+    pd.testing.assert_frame_equal(back.samples, frames.samples)
+    with pytest.raises(UserError, match=r"needs records\.parquet"):
+        from_parquet(tmp_path)
+
+
+def test_frames_go_to_lm_evals_results_and_back(tmp_path: Path) -> None:
+    fill(tmp_path / "results")
+    frames = load(tmp_path / "results")
+    back = pd.concat([from_lm_eval(path) for path in to_lm_eval(frames, tmp_path / "out")], ignore_index=True)
+    names = ["model", "task", "method", "metric", "value", "stderr", "samples"]
+    pd.testing.assert_frame_equal(back[names], frames.records[names], check_dtype=False)
+
+
+def test_a_results_file_that_lm_eval_wrote_is_read(tmp_path: Path) -> None:
+    content = {
+        "results": {
+            "arc": {
+                "alias": "arc",
+                "acc,none": 0.5,
+                "acc_stderr,none": 0.1,
+                "bleu,none": 3.0,
+                "bleu_stderr,none": "N/A",
+            }
+        },
+        "config": {"model": "hf", "model_args": "pretrained=org/m,dtype=float16"},
+        "n-samples": {"arc": {"original": 100, "effective": 20}},
+    }
+    (tmp_path / "results_2026.json").write_text(json.dumps(content))
+    table = from_lm_eval(tmp_path / "results_2026.json")
+    assert table[["model", "metric", "value", "samples"]].to_numpy().tolist() == [
+        ["org/m", "acc", 0.5, 20],
+        ["org/m", "bleu", 3.0, 20],
+    ]
+    (tmp_path / "no.json").write_text("[1]")
+    with pytest.raises(UserError, match="is not a results file of lm-eval"):
+        from_lm_eval(tmp_path / "no.json")

@@ -112,7 +112,7 @@ def tell(best: dict[tuple, float], row: BenchRow) -> None:
     sizes = (row.B, row.S)
     if row.method == "dense" and row.seconds:
         best[sizes] = min(best.get(sizes, row.seconds), row.seconds)
-    setting = " ".join(f"{name}={value}" for name in ("r", "k") if (value := getattr(row, name)) is not None)
+    setting = " ".join(f"{name}={value}" for name in ("r", "k", "copy") if (value := getattr(row, name)) is not None)
     label = f"B={row.B} S={row.S} {row.implementation} {setting}"
     if row.seconds is None:
         print(f"{label:60} {row.note}", flush=True)

@@ -283,9 +283,8 @@ def kernel_runner(method: Method, case: Case) -> Runner:
     kernel = find_kernel(method, case.device, case.shape)
     label = "triton" if case.device.type == "cuda" else "cpu"
     copy = kernel.copy
-    words = {"none": ", one copy", "fp8": ", fp8 copy", "int8": ", int8 copy"}.get(getattr(method, "copy", ""), "")
     return Runner(
-        f"{name_of(method)} {label}{words}", "kernel", method, state_of(method, kernel),
+        f"{name_of(method)} {label}", "kernel", method, state_of(method, kernel),
         lambda step, state: kernel.attend(step, state)[0].out, copy,
     )  # fmt: skip
 

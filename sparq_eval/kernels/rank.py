@@ -19,8 +19,7 @@ from sparq_eval.step import Columns
 
 PART = tl.constexpr(16)  # components read at a time where keys lie row by row: 32 bytes, what memory is read in
 FEW = 64  # so many heads or less leave a device waiting for single programs: launches are saved, not work
-ONE_WAVE = 264
-PDL = True
+ONE_WAVE = 264  # programs that a device runs at once, two on each multiprocessor
 HELD = 16384  # candidates that a merging program holds at most; with more it reads them several times
 
 
@@ -168,8 +167,8 @@ def rank(
 
 
 def overlap(q: Tensor) -> dict[str, bool]:
-    """How to launch a kernel that may start before the one before it has ended: where the device can, and waits itself."""
-    able = PDL and q.is_cuda and torch.cuda.get_device_capability(q.device) >= (9, 0)
+    """How to launch a kernel that may be made ready before the one before it has ended, where the device can do that."""
+    able = q.is_cuda and torch.cuda.get_device_capability(q.device) >= (9, 0)
     return {"launch_pdl": True} if able else {}
 
 

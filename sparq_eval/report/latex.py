@@ -4,7 +4,7 @@ from itertools import groupby
 
 import pandas as pd
 
-from sparq_eval.report.text import HEADER, WORDS, Group, groups
+from sparq_eval.report.text import WORDS, Group, groups
 
 SPECIAL = {
     **{character: f"\\{character}" for character in "{}$&#_%"},
@@ -22,11 +22,12 @@ def latex(records: pd.DataFrame) -> str:
 
 
 def tabular(parts: list[Group]) -> str:
-    columns = "l" * WORDS + "r" * (len(HEADER) - WORDS)
-    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", row(HEADER)]
+    header = max((part.header for part in parts), key=len)
+    columns = "l" * WORDS + "r" * (len(header) - WORDS)
+    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", row(header)]
     for part in parts:
-        lines += [r"\midrule", rf"\multicolumn{{{len(HEADER)}}}{{l}}{{{escape(part.title)}}} \\", r"\addlinespace"]
-        lines += map(row, part.rows)
+        lines += [r"\midrule", rf"\multicolumn{{{len(header)}}}{{l}}{{{escape(part.title)}}} \\", r"\addlinespace"]
+        lines += [row((*cells, *[""] * (len(header) - len(cells)))) for cells in part.rows]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 

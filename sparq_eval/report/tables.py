@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from sparq_eval.report.text import HEADER, WORDS, groups
+from sparq_eval.report.text import WORDS, groups
 
 RESULTS = (
     *("model", "task", "method", "settings", "r", "k", "local", "samples", "metric", "value", "stderr"),
@@ -14,6 +14,8 @@ RESULTS = (
         "nominal_ratio",
         "counted_ratio",
         "seconds",
+        "milliseconds",
+        "backend",
         "active",
         "sparse_share",
         "layers_active",
@@ -27,8 +29,9 @@ SAMPLES = ("model", "task", "method", "settings", "index", "id", "output", "scor
 def results_csv(records: pd.DataFrame, path: Path) -> None:
     """One row per model, task and setting; settings is JSON, what a method has not is empty.
 
-    active: whether the method ever left anything out; sparse_share: at which share of decode steps it did;
-    layers_active: in how many layers; truncated, not_finite: how many examples.
+    milliseconds: of a decode step with this setting alone; backend: what decoded it. active: whether the method ever
+    left anything out; sparse_share: at which share of decode steps it did; layers_active: in how many layers;
+    truncated, not_finite: how many examples.
     """
     guarded(records[list(RESULTS)]).to_csv(path, index=False, lineterminator="\n")
 
@@ -64,11 +67,11 @@ def as_generated(text: str) -> str:
 
 def markdown(records: pd.DataFrame) -> str:
     """A heading and a table for each model and task."""
-    rule = [":---" if column < WORDS else "---:" for column in range(len(HEADER))]
     parts = []
     for group in groups(records):
+        rule = [":---" if column < WORDS else "---:" for column in range(len(group.header))]
         rows = [[escape(cell) for cell in row] for row in group.rows]
-        lines = ["| " + " | ".join(row) + " |" for row in (list(HEADER), rule, *rows)]
+        lines = ["| " + " | ".join(row) + " |" for row in (list(group.header), rule, *rows)]
         parts.append("\n".join([f"### {escape(group.title)}", "", *lines, ""]))
     return "\n".join(parts)
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sparq_eval.report.text import HEADER, WORDS, Group, groups
+from sparq_eval.report.text import WORDS, Group, groups
 
 WIDE = 100  # characters that leave room for a gap between columns
 
@@ -25,7 +25,7 @@ def terminal_table(records: pd.DataFrame, console: Console) -> None:
 def rich_table(group: Group, gap: bool) -> Table:
     title = Text(group.title, style="bold")
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, int(gap), 0, 0))
-    for place, name in enumerate(HEADER):
+    for place, name in enumerate(group.header):
         # in a narrow terminal the settings give way, and at spaces
         side: Literal["left", "right"] = "left" if place < WORDS else "right"
         table.add_column(name.replace(" ", "\n"), justify=side, no_wrap=name != "settings", overflow="fold")
@@ -35,9 +35,9 @@ def rich_table(group: Group, gap: bool) -> Table:
 
 
 def aligned(group: Group) -> str:
-    widths = [max(map(len, column)) for column in zip(HEADER, *group.rows, strict=True)]
+    widths = [max(map(len, column)) for column in zip(group.header, *group.rows, strict=True)]
     lines = [group.title]
-    for row in (HEADER, *group.rows):
+    for row in (group.header, *group.rows):
         columns = enumerate(zip(row, widths, strict=True))
         cells = [cell.ljust(width) if place < WORDS else cell.rjust(width) for place, (cell, width) in columns]
         lines.append("  ".join(cells).rstrip())

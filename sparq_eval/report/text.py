@@ -8,17 +8,19 @@ from dataclasses import dataclass
 import pandas as pd
 
 HEADER = ("method", "settings", "samples", "value", "stderr", "nominal ratio", "counted ratio", "seconds")
+SPEED = "ms a token"  # the last column where some setting was timed alone
 WORDS = 2  # the first columns are text, the others numbers
 
 
 @dataclass(frozen=True)
 class Group:
-    """The settings of one model and task. rows: cells in the order of HEADER."""
+    """The settings of one model and task. rows: cells in the order of `header`."""
 
     model: str
     task: str
     variant: str
     metric: str
+    header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
     @property
@@ -30,15 +32,18 @@ def groups(records: pd.DataFrame) -> Iterator[Group]:
     for (model, task, variant, metric), group in records.groupby(["model", "task", "variant", "metric"], sort=False):
         upward = bool(group["higher_is_better"].iloc[0])
         shown = str(metric) if upward else f"{metric} (lower is better)"
-        yield Group(str(model), str(task), str(variant), shown, tuple(map(cells, group.to_dict("records"))))
+        timed = bool(group["milliseconds"].notna().any())
+        rows = tuple(cells(record, timed) for record in group.to_dict("records"))
+        yield Group(str(model), str(task), str(variant), shown, (*HEADER, SPEED) if timed else HEADER, rows)
 
 
-def cells(record: dict) -> tuple[str, ...]:
+def cells(record: dict, timed: bool) -> tuple[str, ...]:
     value, error = record["value"], record["stderr"]
     numbers = fixed(value, decimals(value)), fixed(error, decimals(value))
     ratios = fixed(record["nominal_ratio"], 3), fixed(record["counted_ratio"], 3)
     words = record["method"], short_settings(record["settings"]) + ("" if record["active"] else " (inactive)")
-    return *words, str(record["samples"]), *numbers, *ratios, f"{record['seconds']:.1f}"
+    speed = [fixed(record["milliseconds"], 2)] if timed else []
+    return *words, str(record["samples"]), *numbers, *ratios, f"{record['seconds']:.1f}", *speed
 
 
 def short_settings(settings: str) -> str:

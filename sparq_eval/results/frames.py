@@ -115,6 +115,8 @@ def read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     content = read_record(folder)
     identity, failure = Identity(**content["identity"]), content.get("failure")
     record = {"key": content["key"], "path": folder, "identity": identity, "model": str(identity.model["name"])}
+    decoding = content.get("decoding")
+    record |= {"decoding": decoding if isinstance(decoding, dict) else {}}
     record |= {"metric": str(content.get("metric")), "higher_is_better": bool(content.get("higher_is_better"))}
     path = folder / SAMPLES
     parsed = parse(settled_bytes(path))
@@ -167,12 +169,19 @@ def record_frame(entries: list[tuple[dict[str, Any], list[dict[str, Any]]]]) -> 
                 **{"method": identity.method, "settings": json.dumps(identity.settings, sort_keys=True), **numbers},
                 **{"metric": record["metric"], "higher_is_better": record["higher_is_better"]},
                 **{"value" if name == "score" else name: number for name, number in summary.items()},
+                **{"milliseconds": milliseconds(record["decoding"]), "backend": record["decoding"].get("backend")},
                 # a method that never left anything out has not been evaluated, whatever it scored
                 **{"active": identity.method == "dense" or summary["layers_active"] > 0},
                 **{"key": record["key"], "path": str(record["path"])},
             }
         )
     return pd.DataFrame(lines).astype(dict.fromkeys(("r", "k", "local"), "Int64"))
+
+
+def milliseconds(decoding: dict[str, Any]) -> float:
+    """Of a decode step with a setting alone; nan where it was not timed."""
+    seconds = decoding.get("seconds")
+    return seconds * 1e3 if isinstance(seconds, int | float) and not isinstance(seconds, bool) else math.nan
 
 
 def whole(value: object) -> int | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sparq_eval.errors import UserError
+from sparq_eval.results.bench import is_bench, read
 from sparq_eval.results.frames import Untrusted, read_record, settled_bytes
 from sparq_eval.results.record import plain
 from sparq_eval.results.rows import parse
@@ -43,9 +44,20 @@ def verify(root: Path) -> list[Finding]:
             found += in_record(folder, keys)
             found += [Finding(folder / name, "no part of a record") for name in sorted(set(names) - OURS)]
         else:
-            foreign = [name for name in sorted(names) if name.endswith((".json", ".jsonl"))]
-            found += [Finding(folder / name, "no part of a record") for name in foreign]
+            ours = [name for name in sorted(names) if name.endswith((".json", ".jsonl"))]
+            found += [finding for name in ours for finding in in_bench(folder / name)]
     return found
+
+
+def in_bench(path: Path) -> Iterator[Finding]:
+    """What is wrong with a file that lies by itself: it is a benchmark's record or foreign."""
+    if not is_bench(path.name):
+        yield Finding(path, "no part of a record")
+        return
+    try:
+        read(path)
+    except UserError as why:
+        yield Finding(path, str(why).removeprefix(f"{path}: "))
 
 
 def in_record(folder: Path, keys: dict[str, Path]) -> Iterator[Finding]:

@@ -28,7 +28,9 @@ def decode_plots(rows: pd.DataFrame, looks: Looks, published: pd.DataFrame) -> I
             grey = within(comparable(published, str(model), group), shown)
             own = tuple(over_positions(shown, shown["seconds"] * 1e3, looks, band=1e3))
             time = (*own, *milliseconds(grey))
-            times.append(Chart(where, XLABEL, "time per token (ms)", time, log=True))
+            # a narrow range has hardly a tick on a logarithmic axis
+            wide = bool(shown["seconds"].max() > 8 * shown["seconds"].min())
+            times.append(Chart(where, XLABEL, "time per token (ms)", time, log=wide))
             sparse = shown[shown["method"] != "dense"]
             speed = (
                 *over_positions(sparse, sparse["speedup"], looks),

@@ -71,13 +71,17 @@ def drawn(rows: pd.DataFrame) -> pd.DataFrame:
 def over_positions(rows: pd.DataFrame, y: pd.Series, looks: Looks, band: float | None = None) -> Iterator[Series]:
     """Lines of y over S, one for each value of the column `line`; band: what low and high are multiplied by."""
     placed = rows.assign(x=rows["S"], y=y)
+    seen = dict[Look, int]()
     for name, group in sorted(placed.groupby("line"), key=lambda item: list(looks).index(base(str(item[0]), looks))):
         points = group.sort_values("x").dropna(subset="y")[["x", "y", "low", "high"]]
         scaled = points[["x", "y"]]
         if band is not None and points[["low", "high"]].notna().all(axis=None):
             scaled = scaled.assign(low=points["low"] * band, high=points["high"] * band)
         look = looks[base(str(name), looks)]
-        yield Series(str(name), scaled, look.colour, look.marker, look.dashes)
+        # budgets of one line differ in their marks
+        again = seen[look] = seen.get(look, -1) + 1
+        marker = MARKER_CYCLE[(MARKER_CYCLE.index(look.marker) + again) % len(MARKER_CYCLE)] if again else look.marker
+        yield Series(str(name), scaled, look.colour, marker, look.dashes if not again else (0, (3, 1.5)))
 
 
 def base(name: str, looks: Looks) -> str:

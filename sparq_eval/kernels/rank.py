@@ -167,7 +167,7 @@ def rank(
 
 
 def overlap(q: Tensor) -> dict[str, bool]:
-    """How to launch a kernel that may be made ready before the one before it has ended, where the device can do that."""
+    """How to launch a kernel that may be made ready before the one before it has ended, if it can."""
     able = q.is_cuda and torch.cuda.get_device_capability(q.device) >= (9, 0)
     return {"launch_pdl": True} if able else {}
 

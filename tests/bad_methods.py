@@ -1,5 +1,6 @@
 """Methods that go wrong, each in a way of its own, and one that does not."""
 
+import os
 import time
 from dataclasses import dataclass, replace
 
@@ -50,5 +51,5 @@ class Slow(Bad):
     """Takes its time, so that a job can be met in its midst."""
 
     def attend(self, step: Step, state: State) -> tuple[Attended, State]:
-        time.sleep(0.03)
+        time.sleep(float(os.environ.get("SLOW", "0.03")))
         return super().attend(step, state)

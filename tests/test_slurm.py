@@ -102,32 +102,33 @@ def test_cells_that_are_signalled_requeued_killed_and_crashed_end_with_the_same_
     assert rows_told(folder) == uninterrupted(made, MODELS)
 
 
-def test_a_parent_that_is_killed_and_a_preemption_without_grace_lose_nothing(made: Path, folder: Path) -> None:
-    parent = sweep(folder, *SLOW, "model=any", "model.path=m0", *WORDS)
+def test_a_parent_that_is_killed_a_preemption_without_grace_and_a_time_limit_lose_nothing(
+    made: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = uninterrupted(made, ("m0",))
+    # 5 examples, 2 settings, 11 steps and 2 layers take 33 s; Slurm signals some 20 s after a start
+    monkeypatch.setenv("SLOW", "0.15")
+    limits = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=10")
+    parent = sweep(folder, *SLOW, "model=any", "model.path=m0", *WORDS, *limits)
     until(lambda: rows(folder, "m0"), 60)
     subprocess.run(["pkill", "-9", "-P", str(parent.pid)], check=False)  # the launcher
     parent.kill()
     parent.wait()
-    urgent = slurm("sbatch", "--parsable", "-p", "urgent", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 3")
+    urgent = slurm("sbatch", "--parsable", "-p", "urgent", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
     until(lambda: slurm("squeue", "-h", "-j", urgent.strip(), "-o", "%T").strip() in ("RUNNING", "COMPLETED", ""))
     resumed = begin(folder, "sparq_eval.sweep", "resume", "sweep")
-    assert resumed.wait(120) == 0, (folder / "said").read_text()
+    assert resumed.wait(150) == 0, (folder / "said").read_text()
     assert "nothing to send off" in (folder / "said").read_text()
     assert len((folder / "sweep/submissions.jsonl").read_text().splitlines()) == 1
-    assert rows_told(folder) == uninterrupted(made, ("m0",))
-    restarts = [json.loads(path.read_bytes())["holder"]["restart"] for path in folder.glob("sweep/cells/*/state.json")]
-    assert restarts == [1]
+    assert rows_told(folder) == expected
+    assert restarts(folder)[0] >= 2
+    [log] = folder.glob("sweep/.submitit/*/*_log.out")
+    assert "this job is timed-out" in log.read_text()
 
 
-def test_a_time_limit_is_gone_on_from(made: Path, folder: Path) -> None:
-    limits = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=30")
-    parent = sweep(folder, *SLOW, "model=any", "model.path=m0", *WORDS, *limits)
-    until(lambda: rows(folder, "m0"), 60)
-    # as Slurm itself does when the limit comes near
-    [job] = jobs(folder).values()
-    slurm("scontrol", "update", f"JobId={job.id}", "TimeLimit=1")
-    assert parent.wait(120) == 0, (folder / "said").read_text()
-    assert rows_told(folder) == uninterrupted(made, ("m0",))
+def restarts(folder: Path) -> list[int]:
+    """How often Slurm started each cell again."""
+    return [json.loads(path.read_bytes())["holder"]["restart"] for path in folder.glob("sweep/cells/*/state.json")]
 
 
 def test_what_is_edited_between_submission_and_start_is_refused_or_changes_nothing(

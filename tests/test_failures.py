@@ -99,3 +99,17 @@ def test_the_exit_status_says_that_a_setting_failed(folder: Path, tmp_path: Path
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1, done.stderr
     assert done.stderr.splitlines()[-1] == "1 of 3 settings failed; their records say why"
+
+
+def test_what_the_launcher_raises_in_mid_answer_is_not_a_settings_fault(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sparq_eval.hf.engine import Engine
+
+    # as its handler of signals does, where Slurm has requeued the job before it could
+    handler: dict[str, Any] = {"__name__": "submitit.core.job_environment"}
+    exec("def handle(*_, **__): raise __import__('subprocess').CalledProcessError(1, 'scontrol requeue')", handler)
+    monkeypatch.setattr(Engine, "answer", handler["handle"])
+    with pytest.raises(subprocess.CalledProcessError):
+        run(settings_with(folder, tmp_path))
+    assert not list(tmp_path.rglob("record.json"))

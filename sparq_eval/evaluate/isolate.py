@@ -1,6 +1,5 @@
 """A setting that raises or runs out of memory fails alone: a group that cannot be answered is halved."""
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -56,9 +55,13 @@ def blames_a_setting(error: Exception) -> bool:
 
 
 def stops_the_job(error: BaseException) -> bool:
-    """Whether the launcher raised it in our midst, because the job's time is over."""
-    core = sys.modules.get("submitit.core.utils")
-    return core is not None and isinstance(error, core.UncompletedJobError)
+    """Whether the launcher raised it in our midst: its handler of signals runs wherever we are, and ends the job."""
+    trace = error.__traceback__
+    while trace:
+        if str(trace.tb_frame.f_globals.get("__name__")).startswith("submitit."):
+            return True
+        trace = trace.tb_next
+    return False
 
 
 @on_one

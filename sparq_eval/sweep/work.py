@@ -1,6 +1,7 @@
 """What a job does with its cell: hold it, see that the code is that of the sweep, measure, say how it ended."""
 
 import os
+import subprocess
 import sys
 import time
 import traceback
@@ -45,9 +46,12 @@ def work(folder: Path, number: int) -> None:
         except UserError as error:
             end(place, began, "failed", str(error))
         except Exception as error:  # whatever it was, whoever looks at the sweep must find it
-            end(place, began, "failed", reason(error))
             if stops_the_job(error):
+                # the last of its time limits is an end; a requeue that was refused is none: Slurm was first with it
+                if not isinstance(error, subprocess.CalledProcessError):
+                    end(place, began, "failed", reason(error))
                 raise
+            end(place, began, "failed", reason(error))
             traceback.print_exc()
         else:
             failed = [(entry, entry.failure) for entry in entries if entry.failure]

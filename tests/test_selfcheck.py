@@ -40,7 +40,9 @@ def test_the_model_is_left_as_it_was() -> None:
 @pytest.mark.parametrize("kind", sorted(CONFIGS))
 def test_a_wrong_scale_is_found(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     right = phases.step_of
-    monkeypatch.setattr(phases, "step_of", lambda call, *rest: right(replace(call, scale=call.scale * 1.1), *rest))
+    monkeypatch.setattr(
+        phases, "step_of", lambda call, *rest, **named: right(replace(call, scale=call.scale * 1.1), *rest, **named)
+    )
     with pytest.raises(UserError, match="selfcheck: the logits of Dense with an unlimited budget and eager attention"):
         self_check(Engine(tiny_model(kind), Letters()), REQUESTS, METHODS)
 

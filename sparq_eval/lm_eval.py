@@ -60,7 +60,7 @@ class SparqEval(EngineLM):
 
     def answer_all(self, requests: Sequence[Request]) -> Iterator[Answer]:
         note_prefilled(f"{len(requests):,} requests", requests)
-        size = self.batch_size or fitting(self.engine, requests, 1)
+        size = self.batch_size or fitting(self.engine, requests, [self.setting.method])
         effort = sum(request.effort for request in requests)
         with progress(f"{len(requests):,} requests", effort, "tokens") as advance:
             for batch in answer_all(self.engine, requests, [self.setting.method], size):

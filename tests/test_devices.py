@@ -147,7 +147,7 @@ def test_workers_look_like_an_engine(workers: Workers) -> None:
     assert workers.model.config.get_text_config().to_dict() == engine.model.config.to_dict()
     assert workers.answer(REQUESTS, METHODS) == engine.answer(REQUESTS, METHODS)
     assert self_check(workers, forced, METHODS) == self_check(engine, forced, METHODS)
-    assert fitting(workers, REQUESTS, 3) == 8
+    assert fitting(workers, REQUESTS, [Dense()] * 3) == 8
 
 
 def test_a_process_short_of_memory_halves_its_own_batches_and_nothing_is_lost(workers: Workers) -> None:

@@ -133,23 +133,31 @@ def halve(size: int, longest: int, methods: int) -> int:
 
 
 @on_one
-def fitting(engine: Engine, requests: Sequence[Request], settings: int) -> int:
+def fitting(engine: Engine, requests: Sequence[Request], methods: Sequence[Method]) -> int:
     """How many examples to prefill together: as many as fit the device with the least room for its layers' cache."""
     shape, itemsize = shape_of(engine.model.config.get_text_config()), engine.model.dtype.itemsize
+    kernels = [engine.kernel_for(method) for method in methods]
+    copies = len({kernel.copy for kernel in kernels if kernel and kernel.copy})
     return min(
-        fitting_batch(requests, settings, shape, layers, itemsize, device)
+        fitting_batch(requests, len(methods), shape, layers, itemsize, device, copies)
         for device, layers in engine.layers_by_device.items()
     )
 
 
 def fitting_batch(
-    requests: Sequence[Request], methods: int, shape: Shape, layers: int, itemsize: int, device: torch.device
+    requests: Sequence[Request],
+    methods: int,
+    shape: Shape,
+    layers: int,
+    itemsize: int,
+    device: torch.device,
+    copies: int = 0,
 ) -> int:
     """How many examples to prefill together: at most 64 (8 on a CPU), their cache in a share of free memory."""
     longest = max(len(request.prompt) for request in requests)
     room = max(max(request.steps, len(request.forced)) for request in requests)
     each = bytes_per_example(
-        layers, shape.heads, shape.head_size, itemsize, prompt=longest, room=room, settings=methods
+        layers, shape.heads, shape.head_size, itemsize, prompt=longest, room=room, settings=methods, copies=copies
     )
     if device.type == "cuda":
         most, share = 64, torch.cuda.mem_get_info(device)[0] * 0.4

@@ -108,7 +108,7 @@ def time_settings(cell: Cell, engine: Engine | Workers, settings: Settings, kern
     methods = [cell.settings[n].method for n in missing]
     (fitted, _), requests = next(iter(in_order(cell.requests, methods, ()).items()))
     methods = list(fitted)
-    requests = requests[: settings.batch_size or fitting(engine, requests, len(methods))]
+    requests = requests[: settings.batch_size or fitting(engine, requests, methods)]
     say(f"{cell.task.name}: timing {len(methods)} settings, {len(requests)} prompts at a time")
     speeds = decode_speed(engine, requests, methods)
     generated = not requests[0].forced
@@ -144,7 +144,7 @@ def answers_of(
         [cell.settings[n].method for n in group if (cell.settings[n].prompt == "context") is late]
         for late in (False, True)
     )
-    size = batch_size or before(cell, group, engine) or fitting(engine, requests, len(group))
+    size = batch_size or before(cell, group, engine) or fitting(engine, requests, [*methods, *from_context])
     near = beside({request.index for request in requests}, cell.requests, methods, size, from_context)
     yield from whole(answer_all(engine, near, methods, size, from_context), requests)
 

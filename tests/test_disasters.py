@@ -17,6 +17,8 @@ from sparq_eval.errors import UserError
 from sparq_eval.evaluate.run import run
 from sparq_eval.results import Identity, Store, load
 
+pytestmark = pytest.mark.waits
+
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk, or becoming another user, needs root")
 
 

@@ -13,6 +13,8 @@ from sparq_eval.evaluate.run import run
 from sparq_eval.evaluate.settings import Settings, read_settings
 from sparq_eval.results import load
 
+pytestmark = pytest.mark.waits
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -21,6 +21,8 @@ import sys
 from sparq_eval.hf import hub
 from sparq_eval.hf.checkpoint import open_checkpoint
 from sparq_eval.errors import UserError
+
+pytestmark = pytest.mark.waits
 hub.WAITS = (0.1, 0.1, 0.1)
 try:
     checkpoint = open_checkpoint("tiny", "org/tiny")

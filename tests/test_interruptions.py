@@ -10,6 +10,8 @@ from killed import in_process, killed_at, make, overrides, settings_of, told, wh
 from sparq_eval.evaluate.run import run
 from sparq_eval.evaluate.settings import Settings
 
+pytestmark = pytest.mark.waits
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

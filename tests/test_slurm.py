@@ -19,6 +19,8 @@ from sparq_eval.evaluate.settings import read_settings
 from sparq_eval.sweep.status import look
 from sparq_eval.sweep.submit import resume
 
+pytestmark = pytest.mark.waits
+
 WORDS = ("include_path=tasks", "method=slow", "samples=5", "batch_size=1", "task=lm_eval/my_words", "selfcheck=off")
 MODELS = ("m0", "m1", "m2", "m3")
 SLOW = ("--config-dir", "configs")

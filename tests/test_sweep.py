@@ -24,6 +24,8 @@ from sparq_eval.sweep.show import plain, show
 from sparq_eval.sweep.status import Standing, look
 from sparq_eval.sweep.work import work
 
+pytestmark = pytest.mark.waits
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

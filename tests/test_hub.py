@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 from library import write_model
 
+pytestmark = pytest.mark.waits
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LOAD = """
 import sys
 from sparq_eval.hf import hub
 from sparq_eval.hf.checkpoint import open_checkpoint
 from sparq_eval.errors import UserError
-
-pytestmark = pytest.mark.waits
 hub.WAITS = (0.1, 0.1, 0.1)
 try:
     checkpoint = open_checkpoint("tiny", "org/tiny")

@@ -88,7 +88,8 @@ def runners_of(options: argparse.Namespace, case: Case) -> list[Runner]:
     if case.device.type == "cuda":
         found += [kernel_runner(method, case) for method in others]
     elif options.others:
-        found += [torch_runner(method) for method in others]
+        # dense is there already
+        found += [torch_runner(method) for method in others[1:]]
     for method in settings:
         for copy in options.copies:
             found.append(kernel_runner(SparQ(r=method.r, k=method.k, reallocate=reallocate, copy=copy), case))

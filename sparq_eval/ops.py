@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from sparq_eval.step import Step
+from sparq_eval.step import Columns, Step
 
+ROUND = 128  # the room for positions of a second copy of the keys is a multiple of it
 GATHER = 5  # gather where at most one in so many positions is chosen; measured on two CPU cores
 
 
@@ -133,6 +134,16 @@ def narrow(k: Float[Tensor, "B H S D"], copy: str, scale: Float[Tensor, "B H D"]
         assert scale is not None
         return (k.float() / scale[:, :, None]).round().clamp(-127, 127).to(torch.int8)
     return k
+
+
+def second_copy(k: Float[Tensor, "B H S D"], copy: str, scale: Float[Tensor, "B H D"] | None, room: int = 0) -> Columns:
+    """Keys by component, with room for more positions behind them, rounded up so that reads are wide."""
+    B, H, S, D = k.shape
+    kind = narrow(k[:1, :1, :1], copy, None if scale is None else scale[:1, :1]).dtype
+    values = torch.zeros(B, H, D, -(-(S + room) // ROUND) * ROUND, dtype=kind, device=k.device)
+    for b in range(B):  # one after another, to spare memory
+        values[b : b + 1, :, :, :S] = narrow(k[b : b + 1], copy, None if scale is None else scale[b : b + 1]).mT
+    return Columns(values, scale)
 
 
 def restore(

@@ -17,7 +17,9 @@ from torch import Tensor
 pytest.importorskip("triton", reason="triton, which is not to be had everywhere, is not installed")
 
 from sparq_eval.kernels import cuda
-from sparq_eval.kernels.rank import Candidates, merge, rank
+from sparq_eval.kernels.candidates import Candidates
+from sparq_eval.kernels.merge import merge
+from sparq_eval.kernels.rank import rank
 from sparq_eval.methods import Attended, Method, SparQ, State
 from sparq_eval.methods.sparq import Kept, approximate
 from sparq_eval.ops import narrow

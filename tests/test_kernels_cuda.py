@@ -17,11 +17,13 @@ from kernel_cases import (
     state_of,
 )
 
-from sparq_eval.kernels import gather
+from sparq_eval.kernels import candidates, gather
 from sparq_eval.kernels import rank as ranking
-from sparq_eval.kernels.cuda import Counters, call_of
+from sparq_eval.kernels.candidates import Ranking
+from sparq_eval.kernels.cuda import SparQKernel
 from sparq_eval.kernels.gather import split
-from sparq_eval.kernels.rank import Ranking, merge, rank
+from sparq_eval.kernels.merge import merge
+from sparq_eval.kernels.rank import rank
 from sparq_eval.methods import SparQ
 from sparq_eval.methods.kernel import run_of
 from sparq_eval.ops import Prompt, narrow
@@ -100,7 +102,7 @@ def test_more_candidates_than_a_program_holds_are_merged_by_digits(seed: int) ->
 def test_digits_find_the_same_for_groups_padding_and_ties(
     G: int, kinds: int | None, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ranking, "HELD", 256)
+    monkeypatch.setattr(candidates, "HELD", 256)
     keys = None if kinds is None else torch.randn(2, 1, kinds, 64)[:, :, torch.randint(kinds, (1500,))]
     method = SparQ(r=8, k=300, local=5, reallocate=True)
     step = make(1500, B=2, H=1, G=G, r=8, firsts=[1500, 7], keys=keys)
@@ -110,7 +112,7 @@ def test_digits_find_the_same_for_groups_padding_and_ties(
 def test_a_long_list_is_read_by_several_programs(seed: int) -> None:
     method = SparQ(r=8, k=1100, reallocate=True)
     step = make(1300, B=3, H=1, G=2, r=8, sinks=True, firsts=[0, 1295, 1300])
-    assert split(call_of(step, Counters()), 1100) > 1
+    assert split(SparQKernel(method).call(step), 1100) > 1
     check_sparq(method, step, state_of(method, step))
 
 

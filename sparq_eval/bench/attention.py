@@ -21,9 +21,9 @@ from sparq_eval.kernels import find_kernel
 from sparq_eval.methods import H2O, Dense, FlexGen, LMInfinite, Method, Shape, SparQ
 from sparq_eval.methods.kernel import Kernel
 from sparq_eval.methods.sparq import Kept
-from sparq_eval.ops import Prompt, narrow
+from sparq_eval.ops import Prompt, second_copy
 from sparq_eval.results.bench_rows import AttentionRow
-from sparq_eval.step import Columns, Step, Visible
+from sparq_eval.step import Step, Visible
 
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 BACKENDS = {
@@ -33,7 +33,6 @@ BACKENDS = {
     "math": SDPBackend.MATH,
 }
 SPREAD = 2**29  # bytes of caches that calls go round, many times what a processor's own cache holds
-ALIGNED = 128  # a capacity is a multiple of it
 
 
 @dataclass(frozen=True)
@@ -101,23 +100,9 @@ def steps_of(case: Case, copies: set[str]) -> dict[str | None, Step]:
     step = Step(q, k, v, visible, D**-0.5)
     found: dict[str | None, Step] = {None: step}
     for copy in sorted(copies):
-        found[copy] = replace(step, columns=columns_of(k, copy))
+        scale = k.abs().amax(dim=2).float() / 127 if copy == "int8" else None
+        found[copy] = replace(step, columns=second_copy(k, copy, scale))
     return found
-
-
-def columns_of(k: Tensor, copy: str) -> Columns:
-    """A second copy of keys of B H S D; its capacity is aligned, what lies behind S is not to be read."""
-    B, H, S, D = k.shape
-    capacity = -(-S // ALIGNED) * ALIGNED
-    scale = k.abs().amax(dim=2).float() / 127 if copy == "int8" else None
-    values: Tensor | None = None
-    for b in range(B):  # example by example, to spare memory
-        part = narrow(k[b : b + 1], copy, None if scale is None else scale[b : b + 1])
-        if values is None:
-            values = torch.zeros(B, H, D, capacity, dtype=part.dtype, device=k.device)
-        values[b : b + 1, :, :, :S] = part.mT
-    assert values is not None
-    return Columns(values, scale)
 
 
 def time_one(case: Case, runner: Runner, sets: Sequence[dict[str | None, Step]]) -> AttentionRow:

@@ -14,10 +14,8 @@ from torch.utils._pytree import tree_map_only
 
 from sparq_eval.methods import Method, State
 from sparq_eval.methods.kernel import Kernel
-from sparq_eval.ops import Prompt, narrow, shift
+from sparq_eval.ops import ROUND, Prompt, second_copy, shift
 from sparq_eval.step import Columns, Visible
-
-ROUND = 128  # the room for positions of a second copy of the keys is a multiple of it, so that reads are wide
 
 
 def no_kernel(method: Method) -> None:
@@ -93,16 +91,10 @@ class Cache:
 
     def make_columns(self, prompt: Prompt) -> dict[str, Columns]:
         """The second copies of the prompt's keys that kernels read, with room behind them."""
-        B, H, P, D = prompt.k.shape
-        copies = {kernel.copy for kernel in [*self.kernels, *self.context_kernels] if kernel and kernel.copy}
-        found = {}
-        for copy in sorted(copies):
-            scale = prompt.key_peaks / 127 if copy == "int8" else None
-            part = narrow(prompt.k, copy, scale)
-            values = part.new_zeros(B, H, D, -(-(P + self.room) // ROUND) * ROUND)
-            values[..., :P] = part.mT
-            found[copy] = Columns(values, scale)
-        return found
+        kernels = [*self.kernels, *self.context_kernels]
+        copies = sorted({kernel.copy for kernel in kernels if kernel and kernel.copy})
+        scales = {"int8": prompt.key_peaks / 127} if "int8" in copies else {}
+        return {copy: second_copy(prompt.k, copy, scales.get(copy), self.room) for copy in copies}
 
     def make_tails(self, buffer: Float[Tensor, "B H C D"]) -> tuple[list[Tensor], list[Tensor]]:
         number = len(self.methods) if self.tails and len(self.methods) > 1 else 0

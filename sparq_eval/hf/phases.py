@@ -125,8 +125,9 @@ class Decode:
                 continue
             q, k, v = (spread(x[first : first + R], examples, B) for x in (call.q, call.k, call.v))
             kernel = cache.kernels[setting]
-            columns = layer.columns[kernel.copy] if kernel and kernel.copy else None
-            self.write(layer, setting, k, v, columns)
+            copy = kernel.copy if kernel else None
+            self.write(layer, setting, k, v, copy)
+            columns = layer.columns[copy] if copy else None
             step = step_of(replace(call, q=q), layer, end, visible, columns=columns)
             attended, state = (kernel or method).attend(step, layer.states[setting])
             self.remember(layer, setting, state)
@@ -156,9 +157,9 @@ class Decode:
         setting: int,
         k: Float[Tensor, "B H 1 D"],
         v: Float[Tensor, "B H 1 D"],
-        columns: Columns | None,
+        copy: str | None,
     ) -> None:
-        """Put the new token behind the setting's tail, and the tail behind the prompt."""
+        """Put the new token behind the setting's tail, and the tail behind the prompt. copy: of the keys, likewise."""
         P, end = self.cache.prompt, self.end
         at = torch.full((1,), self.token, device=k.device) if isinstance(self.token, int) else self.token.view(1)
         for buffer, tails, new in ((layer.k, layer.tails_k, k), (layer.v, layer.tails_v, v)):
@@ -168,21 +169,17 @@ class Decode:
                 room.copy_(tail[:, :, : end - P])
             else:
                 room.index_copy_(2, at, new)
-        if columns is not None:
-            put(columns, layer.tails_k[setting][:, :, : end - P] if layer.tails_k else k, P, at, bool(layer.tails_k))
-
-
-def put(columns: Columns, k: Float[Tensor, "B H R D"], P: int, at: Int[Tensor, "1"], whole: bool) -> None:
-    """Write keys into a second copy: a whole tail behind the prompt, or one key `at` places behind it."""
-    kinds = {torch.float8_e4m3fn: "fp8", torch.int8: "int8"}
-    part = narrow(k, kinds.get(columns.values.dtype, "same"), columns.scale).mT
-    if whole:
-        columns.values[..., P : P + part.shape[-1]] = part
-    elif part.dtype == torch.float8_e4m3fn:
-        # torch copies float8 by index as bytes only
-        columns.values.view(torch.uint8).index_copy_(3, P + at, part.contiguous().view(torch.uint8))
-    else:
-        columns.values.index_copy_(3, P + at, part)
+        if copy:
+            own = layer.columns[copy]
+            if layer.tails_k:
+                tail = layer.tails_k[setting][:, :, : end - P]
+                own.values[..., P:end] = narrow(tail, copy, own.scale).mT
+            else:
+                # torch copies float8 by index as bytes only
+                new, values = (
+                    x.view(torch.uint8) if copy == "fp8" else x for x in (narrow(k, copy, own.scale), own.values)
+                )
+                values.index_copy_(3, P + at, new.mT)
 
 
 def keep_in(place: Any, value: Any) -> Any:

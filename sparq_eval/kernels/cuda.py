@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from sparq_eval.kernels.candidates import Ranking
 from sparq_eval.kernels.gather import Attention, attend_ends, attend_ranked
 from sparq_eval.kernels.h2o import Slots, attend_and_evict, keep
-from sparq_eval.kernels.rank import Ranking, rank
+from sparq_eval.kernels.rank import rank
 from sparq_eval.methods import H2O, Attended, Dense, FlexGen, LMInfinite, SparQ, State
 from sparq_eval.methods.kernel import Kernel, columns_of, require_one, run_of
 from sparq_eval.methods.method import count_of, whole
@@ -29,24 +30,34 @@ class Counters:
         return once(self.made, (device, rows), lambda: torch.zeros(rows, dtype=torch.int32, device=device))
 
 
+@dataclass
+class TritonKernel(Kernel):
+    counters: Counters = field(default_factory=Counters)
+
+    def call(self, step: Step) -> Attention:
+        """The step as kernels see it. ValueError for more than one query."""
+        require_one(step, f"the kernel of {type(self.method).__name__}")
+        first, stop = run_of(step.visible)
+        q = step.q[:, :, :, 0].contiguous()
+        return Attention(q, step.k, step.v, first, stop, self.counters(step), step.scale, step.softcap, step.sinks)
+
+
 @final
 @dataclass
-class SparQKernel(Kernel):
+class SparQKernel(TritonKernel):
     """Two launches: one ranks, one attends to what was chosen."""
 
     method: SparQ
-    counters: Counters = field(default_factory=Counters)
 
     @property
     def copy(self) -> str | None:
         return None if self.method.copy == "none" else self.method.copy
 
     def attend(self, step: Step, state: State) -> tuple[Attended, State]:
-        require_one(step, "SparQ's kernel")
+        call = self.call(step)
         if self.method.rank_by != "logits" and step.groups > 1:
             raise ValueError(f"rank_by={self.method.rank_by}: this kernel ranks by logits")
         method, kept, D = self.method, state or Kept(), step.head_size
-        call = call_of(step, self.counters)
         # never more than there is room for
         k = min(whole(method.k), step.k.shape[2])
         how = Ranking(whole(method.r), k, method.local or 0, step.scale, step.softcap, bool(method.reallocate))
@@ -71,21 +82,20 @@ def counts(method: SparQ, step: Step) -> tuple[Tensor, Tensor]:
 
 @final
 @dataclass
-class FlexGenKernel(Kernel):
+class FlexGenKernel(TritonKernel):
     """All keys are read, from the copy that ranks; then the values of the chosen."""
 
     method: FlexGen
-    counters: Counters = field(default_factory=Counters)
 
     @property
     def copy(self) -> str | None:
         return "same"
 
     def attend(self, step: Step, state: State) -> tuple[Attended, State]:
-        require_one(step, "FlexGen's kernel")
+        call = self.call(step)
         if step.groups > 1 or step.sinks is not None:
             raise ValueError("FlexGen's kernel needs a key/value head for every query head, and no sinks")
-        call, k = call_of(step, self.counters), min(whole(self.method.k), step.k.shape[2])
+        k = min(whole(self.method.k), step.k.shape[2])
         how = Ranking(step.head_size, k, -1, step.scale, step.softcap, covered=True, own=False)
         found = rank(call.q, columns_of(step, "same"), call.first, call.stop, how)
         out, _ = attend_ranked(call, found, None)
@@ -97,32 +107,28 @@ class FlexGenKernel(Kernel):
 
 @final
 @dataclass
-class LMInfiniteKernel(Kernel):
+class LMInfiniteKernel(TritonKernel):
     method: LMInfinite
-    counters: Counters = field(default_factory=Counters)
 
     def attend(self, step: Step, state: State) -> tuple[Attended, State]:
-        require_one(step, "LM-Infinite's kernel")
         k, sink = whole(self.method.k), self.method.sink
-        out = attend_ends(call_of(step, self.counters), sink, k - sink)
+        out = attend_ends(self.call(step), sink, k - sink)
         selected = count_of(step).clamp(max=k)
         return Attended(out[:, :, :, None], selected, 2 * selected * step.head_size), state
 
 
 @final
 @dataclass
-class H2OKernel(Kernel):
+class H2OKernel(TritonKernel):
     """What is evicted is dropped: the state is all of the cache that is read. It is changed in place."""
 
     method: H2O
-    counters: Counters = field(default_factory=Counters)
 
     def prefill(self, prompt: Prompt, room: int) -> Slots:
         return keep(prompt, whole(self.method.k), self.method.local or 0, room)
 
     def attend(self, step: Step, state: State) -> tuple[Attended, State]:
-        require_one(step, "H2O's kernel")
-        call, own_k = call_of(step, self.counters), step.own_of(step.k)
+        call, own_k = self.call(step), step.own_of(step.k)
         out = attend_and_evict(call, state, own_k[:, :, 0], step.own_v[:, :, 0], self.method.local or 0)
         selected, moved = step.visible.once((self.method, step.head_size), lambda: self.counts(step))
         return Attended(out[:, :, :, None], selected, moved), state
@@ -136,23 +142,15 @@ class H2OKernel(Kernel):
 
 @final
 @dataclass
-class DenseKernel(Kernel):
+class DenseKernel(TritonKernel):
     """Everything that is seen, split over programs as in flash decoding."""
 
     method: Dense
-    counters: Counters = field(default_factory=Counters)
 
     def attend(self, step: Step, state: State) -> tuple[Attended, State]:
-        require_one(step, "the dense kernel")
-        out = attend_ends(call_of(step, self.counters), 0, step.k.shape[2])
+        out = attend_ends(self.call(step), 0, step.k.shape[2])
         count = count_of(step)
         return Attended(out[:, :, :, None], count, 2 * count * step.head_size), state
-
-
-def call_of(step: Step, counters: Counters) -> Attention:
-    first, stop = run_of(step.visible)
-    q = step.q[:, :, :, 0].contiguous()
-    return Attention(q, step.k, step.v, first, stop, counters(step), step.scale, step.softcap, step.sinks)
 
 
 def sum_seen(step: Step) -> Tensor:

@@ -13,7 +13,10 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sparq_eval.kernels.rank import FEW, Candidates, Ranked, merge, merge_row, overlap
+from sparq_eval.kernels.candidates import Candidates, Ranked
+from sparq_eval.kernels.merge import merge, merge_row
+from sparq_eval.kernels.rank import FEW, overlap
+from sparq_eval.kernels.softmax import attend_block, bend
 
 MOST_PARTS = 64
 
@@ -190,16 +193,7 @@ def gather_kernel(
         b_v = tl.load(
             p_v + b_p[:, None] * stride_vs + o_d[None, :] * stride_vd, mask=m_n[:, None] & m_d[None, :], other=0.0
         )
-        b_s = bend(tl.dot(b_q, b_k, input_precision="ieee") * scale, softcap, CAPPED)  # [GP, BN]
-        b_s = tl.where(m_n[None, :], b_s, float("-inf"))
-        top = tl.maximum(b_m, tl.max(b_s, axis=1))
-        # nothing seen so far: any finite number will do
-        top_ = tl.where(top == float("-inf"), 0.0, top)
-        b_w = tl.exp(b_s - top_[:, None])
-        shrink = tl.exp(b_m - top_)
-        b_l = b_l * shrink + tl.sum(b_w, axis=1)
-        b_acc = b_acc * shrink[:, None] + tl.dot(b_w.to(b_v.dtype), b_v, input_precision="ieee")
-        b_m = top
+        b_m, b_l, b_acc, _ = attend_block(b_q, b_k, b_v, m_n, b_m, b_l, b_acc, scale, softcap, CAPPED)
     if PARTS == 1:
         finish(b_m, b_l, b_acc, p_v, p_sinks, p_covered, p_sum, p_after, p_out, i_row, i_h, first, stop, G, D,
                stride_vs, stride_vd, SINKS, BLEND, MEAN, GP, DP)  # fmt: skip
@@ -229,14 +223,6 @@ def gather_kernel(
                 b_m = top
             finish(b_m, b_l, b_acc, p_v, p_sinks, p_covered, p_sum, p_after, p_out, i_row, i_h, first, stop, G, D,
                    stride_vs, stride_vd, SINKS, BLEND, MEAN, GP, DP)  # fmt: skip
-
-
-@triton.jit
-def bend(scores, softcap, CAPPED: tl.constexpr):
-    if CAPPED:
-        # tanh by the exponential, which does not overflow towards -1
-        scores = softcap * (1 - 2 / (tl.exp(2 * scores / softcap) + 1))
-    return scores
 
 
 @triton.jit

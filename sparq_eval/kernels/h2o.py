@@ -12,7 +12,8 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sparq_eval.kernels.gather import Attention, bend
+from sparq_eval.kernels.gather import Attention
+from sparq_eval.kernels.softmax import attend_block
 from sparq_eval.ops import Prompt, take
 
 
@@ -113,16 +114,8 @@ def evict_kernel(
         # [DP, BN], [BN, DP]
         b_k = tl.load(p_k + (n + o_n)[None, :] * D + o_d[:, None], mask=m_n[None, :] & m_d[:, None], other=0.0)
         b_v = tl.load(p_v + (n + o_n)[:, None] * D + o_d[None, :], mask=m_n[:, None] & m_d[None, :], other=0.0)
-        b_s = bend(tl.dot(b_q, b_k, input_precision="ieee") * scale, softcap, CAPPED)  # [GP, BN]
-        b_s = tl.where(m_n[None, :], b_s, float("-inf"))
+        b_m, b_l, b_acc, b_s = attend_block(b_q, b_k, b_v, m_n, b_m, b_l, b_acc, scale, softcap, CAPPED)
         tl.store(p_logits + o_g[:, None] * NP + n + o_n[None, :], b_s, mask=(n + o_n < NP)[None, :])
-        top = tl.maximum(b_m, tl.max(b_s, axis=1))
-        top_ = tl.where(top == float("-inf"), 0.0, top)
-        b_w = tl.exp(b_s - top_[:, None])
-        shrink = tl.exp(b_m - top_)
-        b_l = b_l * shrink + tl.sum(b_w, axis=1)
-        b_acc = b_acc * shrink[:, None] + tl.dot(b_w.to(b_v.dtype), b_v, input_precision="ieee")
-        b_m = top
     top = tl.where(b_m == float("-inf"), 0.0, b_m)
     if SINKS:
         b_sink = tl.load(p_sinks + i_h * G + o_g, mask=m_g, other=float("-inf")).to(tl.float32)

@@ -7,7 +7,6 @@ import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sparq_eval.sweep.manifest import Manifest
@@ -97,7 +96,3 @@ def last_words(manifest: Manifest, job: str) -> str:
         if lines:
             return lines[-1][:300]
     return ""
-
-
-def log_of(manifest: Manifest, job: str) -> Path:
-    return manifest.folder / ".submitit" / job

@@ -9,8 +9,8 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from sparq_eval.errors import UserError
-from sparq_eval.overrides import CONFIGS, check_overrides, fail, pins
-from sparq_eval.progress import say
+from sparq_eval.overrides import CONFIGS, check_overrides, pins
+from sparq_eval.progress import fail, say
 
 
 def main() -> None:

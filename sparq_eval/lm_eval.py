@@ -27,8 +27,8 @@ from sparq_eval.hf.families import check_family, context_length, shape_of
 from sparq_eval.hf.placement import find_device
 from sparq_eval.hf.seam import NAME
 from sparq_eval.methods import Method
-from sparq_eval.overrides import CONFIGS, fail, suggest
-from sparq_eval.progress import progress
+from sparq_eval.overrides import CONFIGS, suggest
+from sparq_eval.progress import fail, progress
 from sparq_eval.request import Answer, Request
 
 ARGUMENTS = ("pretrained", "method", "dtype", "device", "batch_size", "revision", "tokenizer")

@@ -2,7 +2,6 @@
 
 import difflib
 import importlib.util
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 
 from sparq_eval.errors import UserError
-from sparq_eval.progress import say
 
 PACKAGE = Path(__file__).parent
 # beside the package in a checkout, inside it when installed
@@ -75,8 +73,3 @@ def pins(protocol: str) -> dict[str, Any]:
     """What a protocol sets; one from the user's own configs pins nothing."""
     path = CONFIGS / "protocol" / f"{protocol}.yaml"
     return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def fail(error: UserError) -> None:
-    say(f"sparq_eval: {error}")
-    sys.exit(2)

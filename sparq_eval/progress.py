@@ -4,9 +4,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from sparq_eval.errors import UserError
 
 Advance = Callable[[float], None]
 
@@ -14,6 +17,12 @@ Advance = Callable[[float], None]
 def say(message: str) -> None:
     """One line to the user, on standard error, so that standard output stays for results."""
     print(message, file=sys.stderr, flush=True)
+
+
+def fail(error: UserError, program: str = "sparq_eval") -> NoReturn:
+    """End the program: a user's mistake is one sentence and status 2."""
+    say(f"{program}: {error}")
+    sys.exit(2)
 
 
 def clock(seconds: float) -> str:

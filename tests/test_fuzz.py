@@ -168,12 +168,16 @@ def mutated(content: bytes, data: st.DataObject) -> bytes:
     return content[:place] + data.draw(st.binary(max_size=20)) + content[place if kind == "insert" else place + 10 :]
 
 
+def copied(results: Path, name: str) -> Path:
+    root = results.with_name(name)
+    shutil.rmtree(root, ignore_errors=True)
+    return Path(shutil.copytree(results, root))
+
+
 @fuzz
 @given(data=st.data())
 def test_a_record_whose_bytes_were_changed_never_breaks_the_report(results: Path, data: st.DataObject) -> None:
-    root = results.with_name("changed")
-    shutil.rmtree(root, ignore_errors=True)
-    shutil.copytree(results, root)
+    root = copied(results, "changed")
     path = data.draw(st.sampled_from(sorted(path.relative_to(root) for path in root.rglob("*.json*"))))
     (root / path).write_bytes(mutated((root / path).read_bytes(), data))
     report(root)
@@ -183,9 +187,7 @@ def test_a_record_whose_bytes_were_changed_never_breaks_the_report(results: Path
 @given(data=st.data())
 def test_a_record_with_other_values_never_breaks_the_report(results: Path, data: st.DataObject) -> None:
     """Well-formed JSON without checksums, as another program might write it."""
-    root = results.with_name("other")
-    shutil.rmtree(root, ignore_errors=True)
-    shutil.copytree(results, root)
+    root = copied(results, "other")
     path = data.draw(st.sampled_from(sorted(root.rglob("record.json"))))
     content = json.loads(path.read_bytes())
     del content["seal"]

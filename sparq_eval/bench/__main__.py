@@ -1,7 +1,6 @@
 """`python -m sparq_eval.bench attention|decode`: times with their records; `sparq_eval.report` draws them."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ from sparq_eval.bench.record import bench_of
 from sparq_eval.errors import UserError
 from sparq_eval.methods import H2O, Dense, FlexGen, LMInfinite, Method, SparQ
 from sparq_eval.methods.sparq import COPIES
-from sparq_eval.progress import say
+from sparq_eval.progress import fail
 from sparq_eval.results.bench_rows import AttentionRow, BenchRow, DecodeRow
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -27,9 +26,10 @@ def main() -> None:
     try:
         rows = options.run(options, device, dtype)
         path = bench_of(options.kind, rows, device, dtype).save(options.out)
-    except (UserError, ValueError) as error:
-        say(f"sparq_eval.bench: {error}")
-        sys.exit(2)
+    except UserError as error:
+        fail(error, "sparq_eval.bench")
+    except ValueError as error:
+        fail(UserError(str(error)), "sparq_eval.bench")
     print(f"record: {path}")
 
 

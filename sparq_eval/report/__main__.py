@@ -1,13 +1,12 @@
 """`python -m sparq_eval.report RESULTS [--out OUT] [--transfers …] [--published DIR]` and filters."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from rich.console import Console
 
 from sparq_eval.errors import UserError
-from sparq_eval.progress import say
+from sparq_eval.progress import fail
 from sparq_eval.report.terminal import terminal_table
 from sparq_eval.report.write import REPORT, write_report
 
@@ -27,8 +26,7 @@ def main() -> None:
             published=options.published,
         )
     except UserError as error:
-        say(f"sparq_eval.report: {error}")
-        sys.exit(2)
+        fail(error, "sparq_eval.report")
     console = Console()
     if frames is not None:
         terminal_table(frames.records, console)

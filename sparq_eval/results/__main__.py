@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from sparq_eval.errors import UserError
-from sparq_eval.progress import say
+from sparq_eval.progress import fail, say
 from sparq_eval.results import compare, exchange, tidy
 from sparq_eval.results.frames import load
 from sparq_eval.results.verify import set_aside, verify
@@ -17,8 +17,7 @@ def main() -> None:
     try:
         sys.exit(options.run(options))
     except UserError as error:
-        say(f"sparq_eval.results: {error}")
-        sys.exit(2)
+        fail(error, "sparq_eval.results")
     except BrokenPipeError:
         sys.exit(141)  # whoever read the output has seen enough
     except OSError as error:

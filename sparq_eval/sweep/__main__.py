@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sparq_eval.errors import UserError
 from sparq_eval.overrides import check_overrides
-from sparq_eval.progress import say
+from sparq_eval.progress import fail
 
 
 def main() -> None:
@@ -17,8 +17,7 @@ def main() -> None:
     try:
         sys.exit(options.run(options))
     except UserError as error:
-        say(f"sparq_eval.sweep: {error}")
-        sys.exit(2)
+        fail(error, "sparq_eval.sweep")
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -16,6 +16,7 @@ class Request:
     literal: strings of `until` count from the output's first character, and special tokens are no part of it.
     forced: where the task gives the text itself, its token ids: they are scored and nothing is generated.
     context: the first tokens of `prompt` that are the task's context (0 where it has none).
+    text: of the prompt, whole. cluster: what its example shares with others, "" for nothing.
     """
 
     index: int
@@ -30,6 +31,8 @@ class Request:
     part: int = 0
     ends: tuple[int, ...] = ()
     literal: bool = False
+    text: str = ""
+    cluster: str = ""
 
     @property
     def effort(self) -> int:

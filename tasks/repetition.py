@@ -23,6 +23,7 @@ def build(text: str) -> list[dict[str, Any]]:
             "context": context[1],
             "prompt": pair[1],
             "reference": pair[2],
+            "cluster": str(context.start()),
         }
         for context in CONTEXT.finditer(text)
         for pair in PAIR.finditer(context[1])

@@ -34,6 +34,7 @@ def build(rows: list[Row], hint: str) -> list[dict[str, Any]]:
                 "question": row["question"],
                 "hint": hint,
                 "answers": list(row["answer"]["aliases"]),
+                "cluster": row["question_id"],  # which may come again with another page
             }
         )
     return docs

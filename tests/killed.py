@@ -108,4 +108,6 @@ def told(results: Path) -> dict[str, Any]:
             row.pop("seconds"), row.pop("crc")
             rows.append(json.dumps(row))
         found[str(path.parent.relative_to(results))] = (record | {"runs": sorted(set(runs))}, counted, rows)
+    for path in sorted(results.rglob("prompts.jsonl")):
+        found[str(path.relative_to(results))] = path.read_bytes()
     return found

@@ -17,6 +17,8 @@ from sparq_eval.harness import data as data_module
 from sparq_eval.harness.task import Data, Task, folder
 
 NAMES = ["cnn_dailymail", "needle", "repetition", "squad", "triviaqa", "wikitext_bpc"]
+LENGTHS = (15, 3, 31, 63, 7)  # as text they sort like this
+TRAINING = [f"squad_train_{n}" for n in LENGTHS]
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +70,30 @@ def test_pythia_is_asked_for_a_single_word(mirror: Data) -> None:
         assert tokenizer.decode(request.prompt).endswith(end)
 
 
+def test_prompts_of_the_training_set_have_the_paragraphs_they_are_named_for(shared: Path, tmp_path: Path) -> None:
+    (tmp_path / "squad").mkdir()
+    with gzip.open(shared / "data/mirror/squad/validation.jsonl.gz") as whole:
+        few = [next(whole) for _ in range(200)]
+    (tmp_path / "squad/train.jsonl.gz").write_bytes(gzip.compress(b"".join(few)))
+    for n in LENGTHS:
+        task = opened(f"squad_train_{n}", Data("mirror", tmp_path))
+        assert {request.text.count("Title: ") for request in task.requests(5)} == {n + 1}
+    (tmp_path / "squad/train.jsonl.gz").rename(tmp_path / "squad/validation.jsonl.gz")
+    with pytest.raises(UserError, match=r"it has no squad/train\.jsonl\.gz, which this task reads"):
+        opened("squad_train_7", Data("mirror", tmp_path))
+
+
+def test_examples_know_which_others_they_hang_together_with(tasks: dict[str, Task]) -> None:
+    for name, share in {"squad": True, "repetition": True, "cnn_dailymail": False}.items():
+        requests = tasks[name].requests(200)
+        clusters = {request.cluster for request in requests}
+        assert ("" not in clusters and 1 < len(clusters) < 200) if share else clusters == {""}
+
+
 def test_an_unknown_task_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match=f"task=squat: no such task; there are {', '.join(NAMES)}"):
+    with pytest.raises(
+        UserError, match=f"task=squat: no such task; there are {', '.join([*NAMES[:4], *TRAINING, *NAMES[4:]])}"
+    ):
         opened("squat", Data("hub"))
 
 

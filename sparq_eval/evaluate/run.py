@@ -20,6 +20,7 @@ from sparq_eval.hf.speed import decode_speed, same_answers
 from sparq_eval.hf.workers import Workers, start
 from sparq_eval.progress import progress, say
 from sparq_eval.request import Answer, Request
+from sparq_eval.results.prompts import digest, keep_prompts
 from sparq_eval.results.record import Row
 
 
@@ -87,6 +88,9 @@ def measure(cell: Cell, engine: Engine | Workers, settings: Settings, checked: A
             group = tuple(sorted(group, key=lambda n: cell.settings[n].prompt == "context"))
             ask = partial(answers_of, cell, engine, settings.batch_size, requests)
             for part, batch in apart(engine, group, ask, partial(fail, cell, history)):
+                keep_prompts(
+                    cell.entries[part[0]].path.parent, [request.text for request in batch.requests if not request.part]
+                )
                 facts = history | {"batch_size": batch.size, "peak_memory": batch.peak_memory}
                 for n, answers in zip(part, batch.answers, strict=True):
                     asked = cell.asked(cell.settings[n])
@@ -185,6 +189,8 @@ def rows_of(task: Task, batch: Batch, answers: Sequence[Answer]) -> list[Row]:
             truncated=request.truncated,
             finite=answer.finite,
             seconds=share,
+            cluster=request.cluster,
+            prompt=digest(request.text),
         )
         for request, answer in examples
     ]

@@ -50,6 +50,7 @@ class Published:
     columns: tuple[str, ...]
     revision: str
     config: str | None = None
+    folder: str = ""  # of a mirror, where it is not the set's own name
     packaged: Callable[[], tuple[list[dict[str, str]], dict[str, Any]]] | None = field(default=None, repr=False)
 
     @property
@@ -63,6 +64,13 @@ SETS = {
         ("validation",),
         ("id", "title", "context", "question", "answers"),
         "7b6d24c440a36b6815f21b70d25016731768db1f",
+    ),
+    "squad_train": Published(
+        "rajpurkar/squad",
+        ("train",),
+        ("id", "title", "context", "question", "answers"),
+        "7b6d24c440a36b6815f21b70d25016731768db1f",
+        folder="squad",
     ),
     "trivia_qa": Published(
         "mandarjoshi/trivia_qa",
@@ -114,10 +122,16 @@ def read_set(name: str, data: Data) -> Text:
     if data.source == "hub":
         return _hub(name, published)
     if published.packaged is None:
-        ways = f"data=mirror data.root=<folder with {name}/{published.splits[0]}.jsonl.gz> or data=hub"
+        ways = f"data=mirror data.root=<folder with {file_of(name)}> or data=hub"
         raise UserError(f"data=bundled has no text of the set {name}; use {ways}")
     rows, identity = published.packaged()
     return Text(list(rows), {"source": "bundled", "set": name, **identity})
+
+
+def file_of(name: str) -> str:
+    """Where a mirror has a set."""
+    published = SETS[name]
+    return f"{published.folder or name}/{published.splits[0]}.jsonl.gz"
 
 
 def as_docs(docs: list[dict[str, Any]], text: Text, seed: int | None = None) -> dict[str, Any]:
@@ -134,8 +148,8 @@ def _mirror(name: str, published: Published, root: str | Path | None) -> Text:
         raise UserError(f"data.root=null: data=mirror needs data.root=<folder that holds {name}/>")
     folder = Path(root).expanduser()
     if not folder.is_dir():
-        raise UserError(f"data.root={root}: no such folder; it should hold {name}/{published.splits[0]}.jsonl.gz")
-    path = folder / name / f"{published.splits[0]}.jsonl.gz"
+        raise UserError(f"data.root={root}: no such folder; it should hold {file_of(name)}")
+    path = folder / file_of(name)
     if not path.is_file():
         raise UserError(f"data.root={root}: it has no {path.relative_to(folder)}, which this task reads")
     return Text(list(_lines(path, published)), {"source": "mirror", "set": name, "sha256": file_sha256(path)})
@@ -184,7 +198,7 @@ def reachable() -> bool:
 
 
 def _missing(name: str, published: Published, why: str) -> UserError:
-    ways = f"data=mirror data.root=<folder with {name}/{published.splits[0]}.jsonl.gz>"
+    ways = f"data=mirror data.root=<folder with {file_of(name)}>"
     if published.packaged:
         ways += ", or data=bundled"
     else:

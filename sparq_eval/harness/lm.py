@@ -136,7 +136,9 @@ class EngineLM(TemplateLM):
 
     def write(self, instance: Instance, index: int, id: str) -> list[Request]:
         """One request, or one for each window of a rolling text."""
-        blank = Request(index, id, (), 0)
+        blank = Request(
+            index, id, (), 0, text="" if instance.request_type.endswith("rolling") else str(instance.args[0])
+        )
         match instance.request_type:
             case "generate_until":
                 return [self._generate(blank, *instance.args[:2])]

@@ -41,10 +41,11 @@ class Writer:
     def write(self, first: int, docs: Sequence[Mapping[str, Any]], prompts: Sequence[str]) -> list[Request]:
         """Requests for documents that follow each other from index `first`, with lm-eval's text of their prompts."""
         prompted = self._own_tokens(first, docs) if "tokens" in docs[0] else self._tokenise(first, docs, prompts)
+        named = [replace(one, cluster=doc.get("cluster", "")) for one, doc in zip(prompted, docs, strict=True)]
         if not self.by_reference:
-            return [replace(request, steps=self.steps, until=self.until) for request in prompted]
+            return [replace(request, steps=self.steps, until=self.until) for request in named]
         references = [self._reference(doc) for doc in docs]
-        return [self._follow(request, reference) for request, reference in zip(prompted, references, strict=True)]
+        return [self._follow(request, reference) for request, reference in zip(named, references, strict=True)]
 
     def _reference(self, doc: Mapping[str, Any]) -> list[int]:
         texts = [doc["reference"]] if "reference" in doc else list(doc["answers"]) or [""]
@@ -59,6 +60,7 @@ class Writer:
                 prompt=tuple(doc["tokens"]),
                 prompt_tokens=len(doc["tokens"]) - doc["special_tokens"],
                 context=doc["context_tokens"],
+                text=doc["prompt"],
             )
             for index, doc in enumerate(docs, first)
         ]
@@ -80,6 +82,7 @@ class Writer:
                 prompt_tokens=special.count(0),
                 context=max(begin, after - over) if after else 0,
                 truncated=over > 0,
+                text=prompts[place],
             )
             requests.append(request)
         return requests

@@ -8,6 +8,8 @@ import pandas as pd
 
 from sparq_eval.progress import say
 from sparq_eval.results.frames import Untrusted, folders, left_out, load, read, read_record
+from sparq_eval.results.prompts import PROMPTS, keep_prompts
+from sparq_eval.results.prompts import read as read_prompts
 from sparq_eval.results.record import Identity, Row
 from sparq_eval.results.store import Store
 
@@ -72,6 +74,8 @@ def merge(into: Path, source: Path) -> tuple[int, int]:
         fresh = [row for row in rows if row["index"] not in there]
         different += sum(content(row) != content(there[row["index"]]) for row in rows if row["index"] in there)
         if fresh:
+            texts = read_prompts(folder.parent / PROMPTS)[0] if (folder.parent / PROMPTS).exists() else {}
+            keep_prompts(entry.path.parent, [texts[row["prompt"]] for row in fresh if row["prompt"] in texts])
             entry.append([Row.read(row) for row in fresh], {"merged_from": str(source), "runs": record["runs"]})
         added += len(fresh)
     return added, different

@@ -15,6 +15,7 @@ import pandas as pd
 from sparq_eval.errors import UserError
 from sparq_eval.progress import say
 from sparq_eval.results.bench import is_bench
+from sparq_eval.results.prompts import PROMPTS
 from sparq_eval.results.record import KINDS, SCHEMA, Identity, canonical, seal
 from sparq_eval.results.rows import parse
 from sparq_eval.results.store import RECORD, SAMPLES
@@ -79,7 +80,9 @@ def folders(root: Path) -> Iterator[Path]:
         if RECORD in names:
             yield folder
         for name in sorted(names):
-            own = name == RECORD or (name == SAMPLES and (RECORD in names or not (folder / name).stat().st_size))
+            own = name in (RECORD, PROMPTS) or (
+                name == SAMPLES and (RECORD in names or not (folder / name).stat().st_size)
+            )
             if name.endswith((".json", ".jsonl")) and not own and not is_bench(name):
                 left_out(folder / name, "no part of a record")
 

@@ -6,7 +6,7 @@ import math
 import re
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,8 @@ class Row:
     per generated token over all layers and key/value heads, by the paper's formula and as selected; counted is nan
     where no decode step was taken. calls: attention calls of the decode steps that went through the method, over all
     layers. sparse_steps: of decode_steps, those that left something out, mean over layers; layers_active: layers in
-    which that ever happened. seconds: this example's share.
+    which that ever happened. seconds: this example's share. cluster: what examples share whose scores hang together,
+    such as a paragraph that several questions are about; prompt: the digest of its text; both "" where not known.
     """
 
     index: int
@@ -68,6 +69,8 @@ class Row:
     truncated: bool
     finite: bool
     seconds: float
+    cluster: str = ""
+    prompt: str = ""
 
     @property
     def line(self) -> bytes:
@@ -76,6 +79,7 @@ class Row:
         It ends with a checksum of itself, so that no bit of it can change unseen.
         """
         values = {field.name: KINDS[field.name](getattr(self, field.name)) for field in fields(self)}
+        values = {name: value for name, value in values.items() if name not in OPTIONAL or value != OPTIONAL[name]}
         return checked(json.dumps(plain(values), allow_nan=False).encode()) + b"\n"
 
     @staticmethod
@@ -86,6 +90,8 @@ class Row:
 
 
 KINDS: dict[str, type] = {field.name: field.type for field in fields(Row) if isinstance(field.type, type)}
+# what rows of older versions lack
+OPTIONAL: dict[str, Any] = {field.name: field.default for field in fields(Row) if field.default is not MISSING}
 
 
 CRC = re.compile(rb', "crc": "([0-9a-f]{8})"}$')

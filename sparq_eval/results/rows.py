@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from sparq_eval.results.record import KINDS, intact
+from sparq_eval.results.record import KINDS, OPTIONAL, intact
 
 NUMBERS = {int, float, type(None)}
 MOST = 2**63
@@ -60,11 +60,15 @@ def alone(line: bytes) -> dict[str, Any] | None:
 
 
 def are_rows(values: list[Any]) -> bool:
-    """Whether each is an object with a row's fields, of a row's types. Their checksums are taken off."""
+    """Whether each is an object with a row's fields, of a row's types. Checksums are taken off, what may be missing is
+    filled in.
+    """
     if not all(isinstance(value, dict) for value in values):
         return False
     for value in values:
         value.pop("crc", None)
+        for name, default in OPTIONAL.items():
+            value.setdefault(name, default)
     if not all(value.keys() == KINDS.keys() for value in values):
         return False
     if not all({type(value[name]) for value in values} <= allowed for name, allowed in ALLOWED.items()):

@@ -9,6 +9,8 @@ from pathlib import Path
 from sparq_eval.errors import UserError
 from sparq_eval.results.bench import is_bench, read
 from sparq_eval.results.frames import Untrusted, read_record, settled_bytes
+from sparq_eval.results.prompts import PROMPTS, drop_lines
+from sparq_eval.results.prompts import read as read_prompts
 from sparq_eval.results.record import plain
 from sparq_eval.results.rows import parse
 from sparq_eval.results.store import RECORD, SAMPLES, TORN, rewrite
@@ -45,8 +47,15 @@ def verify(root: Path) -> list[Finding]:
             found += [Finding(folder / name, "no part of a record") for name in sorted(set(names) - OURS)]
         else:
             ours = [name for name in sorted(names) if name.endswith((".json", ".jsonl"))]
-            found += [finding for name in ours for finding in in_bench(folder / name)]
+            for name in ours:
+                found += in_prompts(folder / name) if name == PROMPTS else in_bench(folder / name)
     return found
+
+
+def in_prompts(path: Path) -> Iterator[Finding]:
+    """Lines that are no prompts as they were written."""
+    if bad := read_prompts(path)[1]:
+        yield Finding(path, f"lines {', '.join(map(str, bad[:5]))} are not prompts as they were written", tuple(bad))
 
 
 def in_bench(path: Path) -> Iterator[Finding]:
@@ -98,6 +107,9 @@ def set_aside(root: Path, finding: Finding) -> Path | None:
     if finding.path.name == SAMPLES and finding.movable:
         with finding.path.open("a+b") as samples:
             rewrite(samples, finding.path.parent)
+        return finding.path.with_name(TORN)
+    if finding.path.name == PROMPTS:
+        drop_lines(finding.path, finding.path.with_name(TORN))
         return finding.path.with_name(TORN)
     if not finding.movable:
         return None

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import torch
 
-from sparq_eval.bench.attention import Case, Runner, dense_runners, kernel_runner, measure, torch_runner
+from sparq_eval.bench.attention import kernel_runner, measure, torch_runner
+from sparq_eval.bench.case import Case, Runner
 from sparq_eval.bench.decode import measure_decoding
+from sparq_eval.bench.dense import dense_runners
 from sparq_eval.bench.record import bench_of
 from sparq_eval.errors import UserError
 from sparq_eval.methods import H2O, Dense, FlexGen, LMInfinite, Method, SparQ

@@ -8,64 +8,23 @@ timed.
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import scaled_dot_product_attention
 
+from sparq_eval.bench.case import SPREAD, Case, Runner, steps_of
 from sparq_eval.bench.timing import time_calls
 from sparq_eval.kernels import find_kernel
-from sparq_eval.methods import H2O, Dense, FlexGen, LMInfinite, Method, Shape, SparQ
+from sparq_eval.methods import H2O, Dense, FlexGen, LMInfinite, Method, SparQ
 from sparq_eval.methods.kernel import Kernel
 from sparq_eval.methods.sparq import Kept
-from sparq_eval.ops import Prompt, second_copy
+from sparq_eval.ops import Prompt
 from sparq_eval.results.bench_rows import AttentionRow
 from sparq_eval.step import Step, Visible
 
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
-BACKENDS = {
-    "flash": SDPBackend.FLASH_ATTENTION,
-    "efficient": SDPBackend.EFFICIENT_ATTENTION,
-    "cudnn": SDPBackend.CUDNN_ATTENTION,
-    "math": SDPBackend.MATH,
-}
-SPREAD = 2**29  # bytes of caches that calls go round, many times what a processor's own cache holds
-
-
-@dataclass(frozen=True)
-class Case:
-    """Sizes as in `sparq_eval.step`: H key/value heads of G query heads each."""
-
-    B: int
-    H: int
-    G: int
-    D: int
-    S: int
-    dtype: torch.dtype
-    device: torch.device
-
-    @property
-    def cache_bytes(self) -> int:
-        return 2 * self.B * self.H * self.S * self.D * self.dtype.itemsize
-
-    @property
-    def shape(self) -> Shape:
-        return Shape(self.H, self.G, self.D)
-
-
-@dataclass(frozen=True)
-class Runner:
-    """One implementation of one method. start: what a method keeps beside keys and values; call: one decode step."""
-
-    name: str
-    backend: str
-    method: Method
-    start: Callable[[Step], Any]
-    call: Callable[[Step, Any], Tensor]
-    copy: str | None = None
 
 
 def measure(
@@ -89,20 +48,6 @@ def measure(
         if case.device.type == "cuda":
             torch.cuda.empty_cache()
     return rows
-
-
-def steps_of(case: Case, copies: set[str]) -> dict[str | None, Step]:
-    """A step on fresh random caches; by copy, the same step with that second copy of the keys."""
-    B, H, G, D, S = case.B, case.H, case.G, case.D, case.S
-    k, v = (torch.randn(B, H, S, D, device=case.device, dtype=case.dtype) for _ in range(2))
-    q = torch.randn(B, H, G, 1, D, device=case.device, dtype=case.dtype)
-    visible = Visible(torch.ones(B, S, dtype=torch.bool, device=case.device), 1)
-    step = Step(q, k, v, visible, D**-0.5)
-    found: dict[str | None, Step] = {None: step}
-    for copy in sorted(copies):
-        scale = k.abs().amax(dim=2).float() / 127 if copy == "int8" else None
-        found[copy] = replace(step, columns=second_copy(k, copy, scale))
-    return found
 
 
 def time_one(case: Case, runner: Runner, sets: Sequence[dict[str | None, Step]]) -> AttentionRow:
@@ -131,7 +76,7 @@ def time_one(case: Case, runner: Runner, sets: Sequence[dict[str | None, Step]])
         timed = time_calls(calls, case.device)
     except torch.OutOfMemoryError:
         return AttentionRow(**row | {"note": "out of memory"})
-    except (RuntimeError, ValueError, NotImplementedError) as error:
+    except (RuntimeError, ValueError, NotImplementedError, ImportError) as error:
         # a back end that does not take this case says so by raising
         return AttentionRow(**row | {"note": str(error).strip().splitlines()[0][:200]})
     return AttentionRow(**row, seconds=timed.seconds, low=timed.low, high=timed.high, repeats=timed.repeats)
@@ -207,55 +152,6 @@ def poisoned() -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(was)
-
-
-def dense_runners(case: Case, flex: bool = False) -> list[Runner]:
-    """Every back end of torch's attention; a group of queries as heads and, where there is one, as query positions.
-
-    On a CPU also two matrix products and a softmax, which is often faster there.
-    """
-    names = list(BACKENDS) if case.device.type == "cuda" else ["flash", "math"]
-    found = [] if case.device.type == "cuda" else [torch_runner(Dense())]
-    if flex and case.device.type == "cuda":
-        found.append(Runner("flex", "flex", Dense(), nothing, flex_attention_call()))
-    for name in names:
-        found.append(Runner(f"sdpa {name}", "sdpa", Dense(), nothing, sdpa(BACKENDS[name], folded=False)))
-        if case.G > 1:
-            call = sdpa(BACKENDS[name], folded=True)
-            found.append(Runner(f"sdpa {name}, group as queries", "sdpa", Dense(), nothing, call))
-    return found
-
-
-def nothing(step: Step) -> None:
-    return None
-
-
-def sdpa(backend: SDPBackend, folded: bool) -> Callable[[Step, Any], Tensor]:
-    def call(step: Step, _: Any) -> Tensor:
-        B, H, G, _, D = step.q.shape
-        with sdpa_kernel(backend):
-            if folded:
-                out = scaled_dot_product_attention(step.q[:, :, :, 0], step.k, step.v, scale=step.scale)
-            else:
-                q = step.q.flatten(1, 2)
-                out = scaled_dot_product_attention(q, step.k, step.v, scale=step.scale, enable_gqa=G > 1)
-        return out.view(B, H, G, 1, D)
-
-    return call
-
-
-def flex_attention_call() -> Callable[[Step, Any], Tensor]:
-    """FlexAttention without a modification, compiled."""
-    from torch.nn.attention.flex_attention import flex_attention
-
-    compiled = torch.compile(flex_attention, dynamic=False)
-
-    def call(step: Step, _: Any) -> Tensor:
-        B, H, G, _, D = step.q.shape
-        out: Any = compiled(step.q.flatten(1, 2), step.k, step.v, scale=step.scale, enable_gqa=G > 1)
-        return out.view(B, H, G, 1, D)
-
-    return call
 
 
 def torch_runner(method: Method) -> Runner:

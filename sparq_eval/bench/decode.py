@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from sparq_eval.bench.attention import BACKENDS, name_of
+from sparq_eval.bench.attention import name_of
+from sparq_eval.bench.dense import BACKENDS
 from sparq_eval.bench.timing import time_calls
 from sparq_eval.errors import UserError
 from sparq_eval.hf.cache import Cache

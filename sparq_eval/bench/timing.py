@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 Work = Callable[[], object]
+WARM_UP = 0.2  # seconds
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,11 @@ def time_calls(calls: Sequence[Work], device: torch.device, budget: float = 0.3,
         graph = record(calls)
         before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         samples: list[float] = []
-        for _ in range(3):
+        # clocks that what came before has changed take a while to come back
+        began = time.monotonic()
+        while time.monotonic() - began < WARM_UP:
             graph.replay()
+            torch.cuda.synchronize(device)
         began = time.monotonic()
         while len(samples) < 5 or (time.monotonic() - began < budget and len(samples) < most):
             before.record()

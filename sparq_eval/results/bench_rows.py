@@ -60,9 +60,9 @@ class BenchRow:
 class AttentionRow(BenchRow):
     """One decode step of attention, from the caches to the output.
 
-    backend: sdpa, flex, torch or kernel. H: key/value heads; G: query heads of each; D: size of a head. seconds: per
-    call, for all B. bytes: the least that must move; flops: two for each multiply-add. error: norm of the difference to
-    the same method in float64, relative to its norm.
+    backend: sdpa, flex, flashinfer, torch or kernel. H: key/value heads; G: query heads of each; D: size of a head.
+    seconds: per call, for all B. bytes: the least that must move; flops: two for each multiply-add. error: norm of the
+    difference to the same method in float64, relative to its norm.
     """
 
     TRAFFIC = ("bytes", "flops")

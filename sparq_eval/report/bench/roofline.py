@@ -11,7 +11,7 @@ from sparq_eval.report.bench.rows import PLACE
 from sparq_eval.report.style import COLOURS, DENSE, MARKERS, SPARE_COLOURS, label_of, paler
 from sparq_eval.results.record import safe
 
-BACKENDS = {"sdpa": "o", "flex": "s", "torch": "X", "kernel": "D"}
+BACKENDS = {"sdpa": "o", "flex": "s", "flashinfer": "^", "torch": "X", "kernel": "D"}
 GROUPS = (1, 8)
 RHOS = (4.0, 1.0, 1 / 4, 1 / 16)
 BATCHES = 2.0 ** np.arange(0, 11)

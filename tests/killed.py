@@ -109,5 +109,6 @@ def told(results: Path) -> dict[str, Any]:
             rows.append(json.dumps(row))
         found[str(path.parent.relative_to(results))] = (record | {"runs": sorted(set(runs))}, counted, rows)
     for path in sorted(results.rglob("prompts.jsonl")):
-        found[str(path.relative_to(results))] = path.read_bytes()
+        lines = path.read_bytes().splitlines()
+        found[str(path.relative_to(results))] = ({}, len(lines), lines)
     return found

@@ -1,4 +1,4 @@
-"""A real Slurm of two virtual nodes on this machine, and sweeps of tiny models on it."""
+"""A real Slurm of four virtual nodes on this machine, and sweeps of tiny models on it."""
 
 import os
 import shutil
@@ -37,9 +37,9 @@ def cluster() -> Iterator[Path]:
         pytest.skip(why)
     folder = Path(tempfile.mkdtemp(prefix="sl", dir="/tmp"))
     folder.chmod(0o755)
-    port = 20000 + os.getpid() % 9000 // 4 * 4
+    port = 20000 + os.getpid() % 9000 // 8 * 8
     try:
-        subprocess.run([SCRIPT, "start", folder, "2", str(port)], check=True, timeout=60)
+        subprocess.run([SCRIPT, "start", folder, "4", str(port)], check=True, timeout=60)
         with pytest.MonkeyPatch.context() as patched:
             patched.setenv("SLURM_CONF", str(folder / "slurm.conf"))
             patched.setenv("PYTHONPATH", f"{HERE}:{HERE.parent}")
@@ -53,19 +53,22 @@ def node(cluster: Path, command: str, name: str) -> None:
     subprocess.run([SCRIPT, command, cluster, name], check=True, timeout=30)
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": f"{HERE}:{HERE.parent}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+def environment(**more: str) -> dict[str, str]:
+    paths = f"{HERE}:{HERE.parent}"
+    return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **more}
 
 
-def begin(folder: Path, *words: str) -> subprocess.Popen[str]:
-    """`python -m …` in this folder, with what it says in the file `said`."""
+def begin(folder: Path, *words: str, **more: str) -> subprocess.Popen[str]:
+    """`python -m …` in this folder, with what it says in the file `said`. more: variables of its environment."""
     with (folder / "said").open("a") as said:
         command = [sys.executable, "-m", *words]
-        return subprocess.Popen(command, cwd=folder, env=environment(), stdout=said, stderr=said, text=True)
+        return subprocess.Popen(command, cwd=folder, env=environment(**more), stdout=said, stderr=said, text=True)
 
 
-def sweep(folder: Path, *words: str) -> subprocess.Popen[str]:
-    return begin(folder, "sparq_eval", "-m", *words, "sweep_dir=sweep", *LAUNCH)
+def sweep(folder: Path, others: str, *words: str, **more: str) -> subprocess.Popen[str]:
+    """A sweep whose jobs run on none of these nodes."""
+    where = f"+hydra.launcher.additional_parameters.exclude='{others}'"
+    return begin(folder, "sparq_eval", "-m", *words, "sweep_dir=sweep", *LAUNCH, where, **more)
 
 
 def slurm(*command: str) -> str:

@@ -1,12 +1,15 @@
-"""Sweeps on a real Slurm: preempted, requeued, killed, crashed, out of time, submitted twice. No number is lost."""
+"""Sweeps on a real Slurm: preempted, requeued, killed, crashed, out of time, submitted twice. No number is lost.
+
+Most of it is waiting, so the sweep that meets its time limit goes on, on a node of its own, beside the others.
+"""
 
 import json
 import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,14 +19,17 @@ from slurm import begin, cluster, environment, jobs, manifest, node, rows, slurm
 from sparq_eval.errors import UserError
 from sparq_eval.evaluate.run import run
 from sparq_eval.evaluate.settings import read_settings
+from sparq_eval.results.prompts import PROMPTS
 from sparq_eval.sweep.status import look
 from sparq_eval.sweep.submit import resume
 
 pytestmark = pytest.mark.waits
 
 WORDS = ("include_path=tasks", "method=slow", "samples=5", "batch_size=1", "task=lm_eval/my_words", "selfcheck=off")
-MODELS = ("m0", "m1", "m2", "m3")
+MODELS = ("m0", "m1", "m2")
 SLOW = ("--config-dir", "configs")
+# by the nodes that a sweep has, those that it has not
+OTHERS = {"node1 and node2": "node[3-4]", "node3": "node[1-2,4]", "node4": "node[1-3]"}
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +49,23 @@ def made(on: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def folder(made: Path, tmp_path: Path) -> Path:
+def furnish(made: Path, folder: Path) -> Path:
     """A folder of its own for each test, with the same models, whose names are part of what is recorded."""
     for name in (*MODELS, "tasks", "configs"):
-        (tmp_path / name).symlink_to(made / name)
-    return tmp_path
+        (folder / name).symlink_to(made / name)
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    return furnish(made, tmp_path)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def limited(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[Path]]:
+    """The folder of the sweep that meets its time limit, when it has ended."""
+    with ThreadPoolExecutor(1) as beside:
+        yield beside.submit(meet_limits, furnish(made, tmp_path_factory.mktemp("limited")))
 
 
 def uninterrupted(made: Path, models: tuple[str, ...]) -> dict[str, object]:
@@ -79,17 +96,57 @@ def states(folder: Path) -> list[str]:
     return [each.state for each in look(manifest(folder))]
 
 
-def test_cells_that_are_signalled_requeued_killed_and_crashed_end_with_the_same_bytes(
+def restarts(folder: Path) -> list[int]:
+    """How often Slurm started each cell again."""
+    return [json.loads(path.read_bytes())["holder"]["restart"] for path in folder.glob("sweep/cells/*/state.json")]
+
+
+def test_what_is_edited_before_the_start_is_refused_and_a_requeued_job_goes_on(
+    made: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "configs").unlink()
+    shutil.copytree(made / "configs", folder / "configs")
+    code = folder / "mine"
+    code.mkdir()
+    shutil.copy(Path(__file__).parent / "bad_methods.py", code / "my_methods.py")
+    (folder / "configs/method/slow.yaml").write_text("# @package methods.slow\n_target_: my_methods.Slow\nk: [1, 2]\n")
+    blocker = slurm("sbatch", "--parsable", "-w", "node3", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 600")
+    path = f"{code}:{environment()['PYTHONPATH']}"
+    parent = sweep(folder, OTHERS["node3"], *SLOW, "model=any", "model.path=m0", *WORDS, PYTHONPATH=path)
+    until(lambda: (folder / "sweep/submissions.jsonl").exists() and jobs(folder))
+    assert states(folder) == ["waiting"]
+    (folder / "configs/method/slow.yaml").write_text("# @package methods.slow\n_target_: my_methods.Slow\nk: [7]\n")
+    with (code / "my_methods.py").open("a") as file:
+        file.write("\n# edited\n")
+    slurm("scancel", blocker.strip())
+    assert parent.wait(90) == 1
+    [only] = look(manifest(folder))
+    assert only.state == "failed" and "refused: method my_methods changed since the sweep was submitted" in only.why
+    assert not (folder / "results").exists()
+    monkeypatch.syspath_prepend(code)
+    with pytest.raises(UserError, match=r"method my_methods changed since .* resume .* --new-code"):
+        resume(manifest(folder))
+    taken = begin(folder, "sparq_eval.sweep", "resume", "sweep", "--new-code", PYTHONPATH=path)
+    until(lambda: rows(folder, "m0"))
+    slurm("scontrol", "requeue", jobs(folder)[0].id)
+    assert taken.wait(120) == 0, (folder / "said").read_text()
+    assert restarts(folder) == [1]
+    found = [each for name, each in rows_told(folder).items() if not name.endswith(PROMPTS)]
+    assert found and all(len({json.loads(row)["index"] for row in each}) == len(each) == 5 for each in found)
+    settings = [json.loads(path.read_bytes())["identity"]["settings"] for path in folder.glob("results/**/record.json")]
+    assert sorted(one["k"] for one in settings if one) == [1, 2], "the config is the one that was submitted"
+
+
+def test_cells_that_are_signalled_killed_and_crashed_end_with_the_same_bytes(
     on: Path, made: Path, folder: Path
 ) -> None:
-    parent = sweep(folder, *SLOW, "model=any", f"model.path={','.join(MODELS)}", *WORDS)
+    parent = sweep(folder, OTHERS["node1 and node2"], *SLOW, "model=any", f"model.path={','.join(MODELS)}", *WORDS)
     until(lambda: all(rows(folder, name) >= 2 for name in MODELS), 90)
     at = jobs(folder)
     slurm("scancel", "--signal=USR2", at[0].id)  # as a preemption that warns
-    slurm("scontrol", "requeue", at[1].id)
     pid = json.loads((next(manifest(folder).folder.glob("cells/0002-*")) / "lease").read_bytes())["pid"]
     os.kill(pid, signal.SIGKILL)  # as the kernel does where memory is short: Slurm does not requeue it
-    where = slurm("squeue", "-h", "-r", "-j", at[3].id, "-o", "%N").strip()
+    where = slurm("squeue", "-h", "-r", "-j", at[1].id, "-o", "%N").strip()
     node(on, "kill-node", where)
     parent.wait(150)
     node(on, "start-node", where)
@@ -100,70 +157,37 @@ def test_cells_that_are_signalled_requeued_killed_and_crashed_end_with_the_same_
         assert lost.cell.number == 2 and "ended without a word" in lost.why
         assert resume(manifest(folder)) == 0
         assert json.loads((folder / "sweep/submissions.jsonl").read_text().splitlines()[-1])["cells"] == [2]
-    assert states(folder) == ["done"] * 4
+    assert states(folder) == ["done"] * 3
     assert rows_told(folder) == uninterrupted(made, MODELS)
 
 
-def test_a_parent_that_is_killed_a_preemption_without_grace_and_a_time_limit_lose_nothing(
-    made: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = uninterrupted(made, ("m0",))
-    # 5 examples, 2 settings, 11 steps and 2 layers take 44 s; Slurm signals 5 to 35 s after a start
-    monkeypatch.setenv("SLOW", "0.2")
+def meet_limits(folder: Path) -> Path:
+    """A sweep on a node of its own whose parent is killed, which is preempted without grace and meets a time limit."""
+    # 5 examples, 2 settings, 11 steps and 2 layers take 31 s; Slurm signals 5 to 35 s after a start
     limits = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=25")
-    parent = sweep(folder, *SLOW, "model=any", "model.path=m0", *WORDS, *limits)
-    until(lambda: rows(folder, "m0"), 60)
+    parent = sweep(folder, OTHERS["node4"], *SLOW, "model=any", "model.path=m0", *WORDS, *limits, SLOW="0.14")
+    until(lambda: rows(folder, "m0"), 120)
     subprocess.run(["pkill", "-9", "-P", str(parent.pid)], check=False)  # the launcher
     parent.kill()
     parent.wait()
-    urgent = slurm("sbatch", "--parsable", "-p", "urgent", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
+    urgent = slurm(
+        *("sbatch", "--parsable", "-p", "urgent", "-w", "node4", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
+    )
     until(lambda: slurm("squeue", "-h", "-j", urgent.strip(), "-o", "%T").strip() in ("RUNNING", "COMPLETED", ""))
     resumed = begin(folder, "sparq_eval.sweep", "resume", "sweep")
-    assert resumed.wait(150) == 0, (folder / "said").read_text()
+    assert resumed.wait(240) == 0, (folder / "said").read_text()
+    return folder
+
+
+def test_a_parent_that_is_killed_a_preemption_without_grace_and_a_time_limit_lose_nothing(
+    made: Path, limited: Future[Path]
+) -> None:
+    folder = limited.result()
     assert "nothing to send off" in (folder / "said").read_text()
     assert len((folder / "sweep/submissions.jsonl").read_text().splitlines()) == 1
-    assert rows_told(folder) == expected
+    assert rows_told(folder) == uninterrupted(made, ("m0",))
     assert restarts(folder)[0] >= 2
     [log] = folder.glob("sweep/.submitit/*/*_log.out")
     said = log.read_text()
     assert "DUE TO PREEMPTION" in said and "DUE TO JOB REQUEUE" in said
     assert "could not be answered" not in said, "the end of a job is no setting's fault"
-
-
-def restarts(folder: Path) -> list[int]:
-    """How often Slurm started each cell again."""
-    return [json.loads(path.read_bytes())["holder"]["restart"] for path in folder.glob("sweep/cells/*/state.json")]
-
-
-def test_what_is_edited_between_submission_and_start_is_refused_or_changes_nothing(
-    made: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (folder / "configs").unlink()
-    shutil.copytree(made / "configs", folder / "configs")
-    code = folder / "mine"
-    code.mkdir()
-    shutil.copy(Path(__file__).parent / "bad_methods.py", code / "my_methods.py")
-    (folder / "configs/method/slow.yaml").write_text("# @package methods.slow\n_target_: my_methods.Slow\nk: [1, 2]\n")
-    blocker = slurm("sbatch", "--parsable", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 600").strip()
-    words = [*SLOW, "model=any", "model.path=m0", *WORDS, "sweep_dir=sweep"]
-    launch = ["hydra/launcher=slurm", "hydra.launcher.mem_gb=1"]
-    env = environment() | {"PYTHONPATH": f"{code}:{environment()['PYTHONPATH']}"}
-    parent = subprocess.Popen([sys.executable, "-m", "sparq_eval", "-m", *words, *launch], cwd=folder, env=env)
-    until(lambda: (folder / "sweep/submissions.jsonl").exists() and jobs(folder))
-    assert states(folder) == ["waiting"]
-    (folder / "configs/method/slow.yaml").write_text("# @package methods.slow\n_target_: my_methods.Slow\nk: [7]\n")
-    with (code / "my_methods.py").open("a") as file:
-        file.write("\n# edited\n")
-    slurm("scancel", blocker)
-    assert parent.wait(90) == 1
-    [only] = look(manifest(folder))
-    assert only.state == "failed" and "refused: method my_methods changed since the sweep was submitted" in only.why
-    assert not (folder / "results").exists()
-    monkeypatch.syspath_prepend(code)
-    with pytest.raises(UserError, match=r"method my_methods changed since .* resume .* --new-code"):
-        resume(manifest(folder))
-    command = [sys.executable, "-m", "sparq_eval.sweep", "resume", "sweep", "--new-code"]
-    taken = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=120)
-    assert taken.returncode == 0, taken.stderr
-    settings = [json.loads(path.read_bytes())["identity"]["settings"] for path in folder.glob("results/**/record.json")]
-    assert sorted(one["k"] for one in settings if one) == [1, 2], "the config is the one that was submitted"

@@ -29,8 +29,9 @@ ORDER = ("dense", "sparq", "h2o", "lm_infinite", "flexgen")
 class Frames:
     """records: one row per record, by model, task, variant, method and setting. samples: one row per example, likewise.
 
-    `settings` is JSON with sorted keys; r, k, local are missing where a method has none. `variant` is "" unless records
-    of one model and task differ in more than method and settings: then each kind has its letter; they do not mix.
+    `settings` is JSON with sorted keys; r, k, local are missing where a method has none. `failure` says why a record's
+    last attempt did not end well, "" where it did. `variant` is "" unless records of one model and task differ in more
+    than method and settings: then each kind has its letter; they do not mix.
     """
 
     records: pd.DataFrame
@@ -119,7 +120,7 @@ def read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     identity, failure = Identity(**content["identity"]), content.get("failure")
     record = {"key": content["key"], "path": folder, "identity": identity, "model": str(identity.model["name"])}
     decoding = content.get("decoding")
-    record |= {"decoding": decoding if isinstance(decoding, dict) else {}}
+    record |= {"decoding": decoding if isinstance(decoding, dict) else {}, "failure": str(failure or "")}
     record |= {"metric": str(content.get("metric")), "higher_is_better": bool(content.get("higher_is_better"))}
     path = folder / SAMPLES
     parsed = parse(settled_bytes(path))
@@ -175,7 +176,7 @@ def record_frame(entries: list[tuple[dict[str, Any], list[dict[str, Any]]]]) -> 
                 **{"milliseconds": milliseconds(record["decoding"]), "backend": record["decoding"].get("backend")},
                 # a method that never left anything out has not been evaluated, whatever it scored
                 **{"active": identity.method == "dense" or summary["layers_active"] > 0},
-                **{"key": record["key"], "path": str(record["path"])},
+                **{"failure": record["failure"], "key": record["key"], "path": str(record["path"])},
             }
         )
     return pd.DataFrame(lines).astype(dict.fromkeys(("r", "k", "local"), "Int64"))

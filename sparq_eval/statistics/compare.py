@@ -80,11 +80,13 @@ def between(frames: Frames, key_a: str, key_b: str) -> pd.DataFrame:
             raise UserError(
                 f"between={key_a} {key_b}: {name} is {a[name]} and {b[name]}; give two settings of one {name}"
             )
+    if a["key"] == b["key"]:
+        raise UserError(f"between={key_a} {key_b}: both are one setting; give two")
     samples = frames.samples[frames.samples["key"].isin([a["key"], b["key"]])]
     ids = samples.groupby("index")["id"].nunique()
     paired = pair(samples[~samples["index"].isin(ids[ids > 1].index)], [a["key"]], b["key"])
-    if a["key"] == b["key"] or not paired.samples.all():
-        raise UserError(f"between={key_a} {key_b}: give two settings that have examples in common")
+    if not paired.samples.all():
+        raise UserError(f"between={key_a} {key_b}: they have no example in common; give two settings that do")
     row = pd.DataFrame([{name: a[name] for name in NAMES}])
     return row.assign(**describe(paired, bool(a["higher_is_better"])))[COMPARISONS]
 

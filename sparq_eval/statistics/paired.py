@@ -114,7 +114,7 @@ def pair(samples: pd.DataFrame, keys: list[str], other: str) -> Paired:
     score[~np.isfinite(score)] = np.nan
     shared = there[:, :-1] & there[:, -1:]
     plain = np.isin(score, (0.0, 1.0))
-    binary: np.ndarray = ((plain[:, :-1] & plain[:, -1:]) | ~shared).all(axis=0) & shared.any(axis=0)
+    binary = np.logical_and(((plain[:, :-1] & plain[:, -1:]) | ~shared).all(axis=0), shared.any(axis=0))
     return Paired(score[:, :-1] - score[:, -1:], shared, cluster_codes(samples, row, len(index)), binary)
 
 

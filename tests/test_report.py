@@ -23,6 +23,7 @@ from sparq_eval.errors import UserError
 from sparq_eval.report import report_run, terminal_table, write_report
 from sparq_eval.report.curves import curves
 from sparq_eval.report.figures import distinct
+from sparq_eval.report.findings import find
 from sparq_eval.report.latex import escape, latex
 from sparq_eval.report.panel import Panel, powers, score_range, transfer_range
 from sparq_eval.report.style import drawable
@@ -163,8 +164,8 @@ def test_html_in_an_output_or_a_name_stays_text(tmp_path: Path) -> None:
 
 def test_what_is_no_text_at_all_becomes_its_escape(tmp_path: Path) -> None:
     measure(tmp_path / "results", "m", "t", "dense", {}, n=2, output="a\ud800b")
-    frames = write_report(tmp_path / "results", tmp_path)
-    assert list(frames.samples["output"]) == ["a\\ud800b"] * 2
+    findings = write_report(tmp_path / "results", tmp_path)
+    assert list(findings.frames.samples["output"]) == ["a\\ud800b"] * 2
     assert list(pd.read_csv(tmp_path / "samples.csv")["output"]) == ["a\\ud800b"] * 2
 
 
@@ -184,8 +185,8 @@ def test_the_same_records_give_the_same_bytes(root: Path, out: Path, tmp_path: P
 
 
 def test_filters_choose_and_dense_stays_beside_methods(root: Path, tmp_path: Path) -> None:
-    frames = write_report(root, tmp_path, tasks=["squad"], methods=["h2o"], transfers="nominal")
-    assert set(frames.records["method"]) == set(frames.samples["method"]) == {"dense", "h2o"}
+    findings = write_report(root, tmp_path, tasks=["squad"], methods=["h2o"], transfers="nominal")
+    assert set(findings.records["method"]) == set(findings.frames.samples["method"]) == {"dense", "h2o"}
     assert set(pd.read_csv(tmp_path / "results.csv")["task"]) == {"squad"}
     with pytest.raises(UserError, match="model=x: no record has it; there are org/m_1"):
         write_report(root, tmp_path, models=["x"])
@@ -216,11 +217,11 @@ def test_records_under_other_conditions_are_both_shown_and_never_joined(tmp_path
     for protocol in ({"dtype": "float32"}, {"dtype": "bfloat16"}):
         for method, settings in SETTINGS[:3]:
             measure(results, "m", "squad", method, settings, protocol=protocol)
-    frames = write_report(results, tmp_path)
+    findings = write_report(results, tmp_path)
     table = pd.read_csv(tmp_path / "results.csv", keep_default_na=False)
     assert table.groupby(["method", "settings"]).size().tolist() == [2, 2, 2]
     assert {path.stem for path in tmp_path.glob("*.svg")} == {"m", "m_squad", "m_squad_B"}
-    assert markdown(frames.records).count("### ") == latex(frames.records).count(r"\midrule") == 2
+    assert markdown(findings).count("### ") == latex(findings).count(r"\midrule") == 2
 
 
 def placed(root: Path, task: str = "squad") -> pd.DataFrame:
@@ -298,7 +299,7 @@ def test_no_name_breaks_the_latex_table(seed: int) -> None:
 
 
 def test_the_latex_table_is_rectangular_and_balanced(root: Path) -> None:
-    text = latex(load(root).records)
+    text = latex(find(load(root)))
     assert text.count("{") == text.count("}") and text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
     rows = [line for line in text.splitlines() if line.endswith(r"\\") and not line.startswith(r"\multicolumn")]
     assert {len(re.findall(r"(?<!\\)&", line)) for line in rows} == {7}
@@ -307,15 +308,15 @@ def test_the_latex_table_is_rectangular_and_balanced(root: Path) -> None:
 
 def test_markdown_cells_stay_cells(tmp_path: Path) -> None:
     measure(tmp_path, "a|b", "t", "x|`y`", {"mode": "p|q\n*"})
-    lines = markdown(load(tmp_path).records).splitlines()
+    lines = markdown(find(load(tmp_path))).splitlines()
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines if line.startswith("|")} == {9}
 
 
 def test_the_terminal_table_is_aligned_in_a_pipe_and_complete_in_a_terminal(root: Path) -> None:
-    records = load(root).records
+    findings = find(load(root))
     for terminal in (False, True):
         buffer = io.StringIO()
-        terminal_table(records, Console(file=buffer, force_terminal=terminal, width=110))
+        terminal_table(findings, Console(file=buffer, force_terminal=terminal, width=110))
         shown = buffer.getvalue()
         assert shown.count("lm_infinite") == 2 and shown.count("reallocate=false") == 12
         if not terminal:

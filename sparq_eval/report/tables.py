@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from sparq_eval.report.findings import Findings
-from sparq_eval.report.text import HEADLINE, WORDS, groups, headline_table
+from sparq_eval.report.text import HEADLINE, LEGEND, WORDS, groups, headline_table
 
 RESULTS = (
     *("model", "task", "method", "settings", "r", "k", "local", "samples", "metric", "value", "stderr"),
@@ -86,14 +86,14 @@ def markdown(findings: Findings) -> str:
 def headline_markdown(findings: Findings) -> str:
     """Nothing where there is only dense."""
     header, rows = headline_table(findings)
-    return f"## {escape(HEADLINE)}\n\n{sheet(header, rows, WORDS)}" if rows else ""
+    return f"## {escape(HEADLINE)}\n\n{sheet(header, rows, WORDS)}\n{escape(' '.join(LEGEND))}\n" if rows else ""
 
 
 def sheet(header: Sequence[str], rows: Iterable[Sequence[str]], words: int) -> str:
     """A table, its first `words` columns to the left and the others to the right."""
     rule = [":---" if column < words else "---:" for column in range(len(header))]
-    cells = [[escape(cell) for cell in row] for row in rows]
-    return "".join("| " + " | ".join(row) + " |\n" for row in (list(header), rule, *cells))
+    head, *cells = ([escape(cell) for cell in row] for row in (header, *rows))
+    return "".join("| " + " | ".join(row) + " |\n" for row in (head, rule, *cells))
 
 
 def escape(text: str) -> str:

@@ -1,7 +1,7 @@
 """The tables in a terminal, with the curve as small bars; in a pipe the same as plain aligned text."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from rich.bar import Bar
@@ -11,13 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from sparq_eval.report.findings import Findings
-from sparq_eval.report.text import HEADLINE, WORDS, Group, groups, headline_table
+from sparq_eval.report.text import HEADLINE, LEGEND, WORDS, Group, groups, headline_table
 
 BAR = 10  # characters
 VALUE = "value"  # the column that the bars stand beside
 HIGHEST = 1.5  # of dense's value that a bar shows
 # what a narrow terminal leaves out, first to last; the tables' files have it all
-SPARED = ("nominal ratio", "seconds", "stderr", "samples", "95 % interval", "ms a token", "to dense")
+SPARED = ("nominal ratio", "seconds", "stderr", "samples", "ms a token", "95 % interval", "to dense")
+NARROW = 22  # of the settings, which give way before more than four columns are left out
 
 
 def terminal_table(findings: Findings, console: Console) -> None:
@@ -29,9 +30,10 @@ def terminal_table(findings: Findings, console: Console) -> None:
             write_plain(console, aligned(group.title, group.header, group.rows))
     header, rows = headline_table(findings)
     if rows and console.is_terminal:
-        console.print(rich_headline(header, rows))
+        console.print(rich_headline(header, rows, console.width))
+        console.print("\n".join(LEGEND), style="dim", highlight=False)
     elif rows:
-        write_plain(console, aligned(HEADLINE, header, rows))
+        write_plain(console, "\n".join([aligned(HEADLINE, header, rows), *LEGEND]))
 
 
 def rich_table(group: Group, width: int) -> Table:
@@ -56,24 +58,28 @@ def rich_table(group: Group, width: int) -> Table:
 
 
 def fitting(group: Group, width: int) -> list[int]:
-    """The columns to show; one takes as much as its widest cell or word of its name, and a gap."""
-    widths = [
-        max([len(word) for word in name.split()] + [len(row[place]) for row in group.rows]) + 2
-        for place, name in enumerate(group.header)
-    ]
+    """The columns to show in `width` characters."""
+    columns = zip(group.header, *group.rows, strict=True)
+    needed = [max(*map(len, name.rsplit(" ", 1)), *map(len, cells)) + 2 for name, *cells in columns]
     kept = list(range(len(group.header)))
-    for name in SPARED:
-        if sum(widths[place] for place in kept) + BAR + 2 > width:
-            kept = [place for place in kept if group.header[place] != name]
+    for place, name in enumerate(SPARED):
+        settings = group.header.index("settings")
+        if place == 4:
+            needed[settings] = min(needed[settings], NARROW + 2)
+        if sum(needed[column] for column in kept) + BAR + 2 > width:
+            kept = [column for column in kept if group.header[column] != name]
     return kept
 
 
-def rich_headline(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+def rich_headline(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Table:
+    """Intervals are left out where the table does not fit with them."""
+    if sum(max(map(len, column)) + 2 for column in zip(header, *rows, strict=True)) > width:
+        rows = [[cell.partition(" (")[0] if place > WORDS else cell for place, cell in enumerate(row)] for row in rows]
     table = blank(HEADLINE)
     for place, name in enumerate(header):
         table.add_column(heading(name), justify=side(place), overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell, style="green" if "×" in cell else "") for cell in row))
+        table.add_row(*(Text(cell, style="green" if "×" in cell and "not" not in cell else "") for cell in row))
     return table
 
 
@@ -83,7 +89,8 @@ def blank(title: str) -> Table:
 
 
 def heading(name: str) -> Text:
-    return Text(name.replace(" ", "\n"))
+    """Its last word in a second line."""
+    return Text("\n".join(name.rsplit(" ", 1)))
 
 
 def side(place: int) -> Literal["left", "right"]:

@@ -18,6 +18,12 @@ WORDS = 2  # the first columns are text, the others numbers
 HEADLINE = "Largest compression whose loss against dense is below the margin, with 95 % confidence"
 
 
+LEGEND = (
+    "In brackets: where it would fall for other examples like these (95 %), or what the largest budget may lose.",
+    "↑ ↓: significantly better or worse than dense, q < 0.05 (Benjamini and Hochberg) over the settings of a task.",
+)
+
+
 @dataclass(frozen=True)
 class Group:
     """The settings of one model and task. rows: cells in the order of `header`.
@@ -88,6 +94,8 @@ def headline_table(findings: Findings) -> tuple[tuple[str, ...], list[tuple[str,
 
 def compression(line: dict) -> str:
     """A headline in a cell; its interval is left out where it is a lower bound."""
+    if math.isfinite(line["loss"]):
+        return f"{line['verdict']} (-{line['loss']:.2g} at {line['largest']:.2f} ×)"
     if math.isnan(line["compression"]):
         return str(line["verdict"])
     if line["verdict"] == "beyond the grid":

@@ -14,7 +14,7 @@ from sparq_eval.statistics.paired import GROUP, Group, groups
 from sparq_eval.statistics.power import examples_more
 
 MARGIN = 1.0
-HEADLINE = [*GROUP, "method", "compression", "low", "high", "margin", "verdict", "note"]
+HEADLINE = [*GROUP, "method", "compression", "low", "high", "margin", "verdict", "largest", "loss", "note"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ def headline(frames: Frames, margin: float = MARGIN) -> pd.DataFrame:
 
     verdict: `shown`; `not shown`, the largest budget may lose more than the margin; `beyond the grid`, the smallest
     budget still passes, and compression, which is its, is a lower bound; `nothing to lose`, dense's score is itself
-    within the margin of 0; `no dense`; `no transfers`. In all but the first and third compression is nan. The note says
+    within the margin of 0; `no dense`; `no transfers`. In all but the first and third compression is nan. largest, loss
+    where it is not shown: the largest budget's compression and what it may lose, the end of its interval. The note says
     which line it is and between which compressions, or what is missing.
     """
     rows = []
@@ -93,7 +94,7 @@ def lines_of(group: Group) -> dict[str, list[Line]]:
     low, high = interval(draws, paired)
     sign, bound = (1, low) if group.upward else (-1, -high)
     placed = group.settings.assign(place=range(len(group.settings)))
-    usable = placed[placed["active"] & (placed["counted_ratio"] > 0)]
+    usable = placed[placed["active"] & np.isfinite(placed["counted_ratio"]) & (placed["counted_ratio"] > 0)]
     for method, settings in usable.groupby("method", sort=False):
         for note, _, points in split(settings):
             ordered = points.sort_values("counted_ratio", ascending=False)
@@ -104,7 +105,7 @@ def lines_of(group: Group) -> dict[str, list[Line]]:
 
 
 def row(group: Group, method: str, verdict: str, **values: Any) -> dict[str, Any]:
-    nothing = dict.fromkeys(("compression", "low", "high", "margin"), np.nan)
+    nothing = dict.fromkeys(("compression", "low", "high", "margin", "largest", "loss"), np.nan)
     return {**group.names, "method": method, **nothing, "note": "", **values, "verdict": verdict}
 
 
@@ -113,7 +114,8 @@ def best(lines: list[Line], margin: float) -> dict[str, Any]:
     line = max(lines, key=lambda line: (line.reach(margin)[0], np.nan_to_num(line.bound[0], nan=-np.inf)))
     reached, verdict = line.reach(margin)
     if verdict == "not shown":
-        return {"verdict": verdict, "margin": margin, "note": missing(line, margin)}
+        lost = {"largest": np.exp(line.log[0]), "loss": -line.bound[0]}
+        return {"verdict": verdict, "margin": margin, "note": missing(line, margin), **lost}
     # in each draw the ends of the intervals move as the differences do
     ends = np.exp(np.fmax(crossing(line.log, line.draws - (line.mean - line.bound), margin), 0))
     low, high = np.quantile(ends, (TAIL, 1 - TAIL))
@@ -140,7 +142,7 @@ def missing(line: Line, margin: float) -> str:
     said = f"the largest budget, at {np.exp(line.log[0]):.3g}, may lose {-line.bound[0]:.3g}"
     more = examples_more(line.mean[:1] + margin, line.error[:1], line.samples[:1])[0]
     if line.mean[0] > -margin and np.isfinite(more):
-        said += f"; {more:,.0f} examples more would show it"
+        said += f"; {more:,.0f} examples more would show it, if it goes on like this"
     return ": ".join(filter(None, (line.note, said)))
 
 

@@ -23,6 +23,7 @@ from test_store import DENSE, RUN, entry, row
 from sparq_eval.errors import UserError
 from sparq_eval.evaluate.settings import Settings, check_pins, read_settings
 from sparq_eval.overrides import CONFIGS, check_overrides, pins
+from sparq_eval.report.findings import find
 from sparq_eval.report.latex import latex
 from sparq_eval.report.tables import markdown, results_csv, samples_csv
 from sparq_eval.report.terminal import terminal_table
@@ -145,14 +146,14 @@ def report(root: Path) -> None:
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
         verify(root)
         try:
-            frames = load(root)
+            findings = find(load(root))
         except UserError:
             return
-        results_csv(frames.records, root / "results.csv")
-        samples_csv(frames.samples, root / "samples.csv")
-        markdown(frames.records)
-        latex(frames.records)
-        terminal_table(frames.records, Console(file=io.StringIO()))
+        results_csv(findings, root / "results.csv")
+        samples_csv(findings.frames.samples, root / "samples.csv")
+        markdown(findings)
+        latex(findings)
+        terminal_table(findings, Console(file=io.StringIO()))
 
 
 def mutated(content: bytes, data: st.DataObject) -> bytes:

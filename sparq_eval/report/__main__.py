@@ -1,14 +1,20 @@
-"""`python -m sparq_eval.report RESULTS [--out OUT] [--transfers …] [--published DIR]` and filters."""
+"""`python -m sparq_eval.report RESULTS [--out OUT] [--margin M] [--transfers …] [--published DIR]` and filters;
+`--between A B` compares two settings instead.
+"""
 
 import argparse
+import math
 from pathlib import Path
 
 from rich.console import Console
 
 from sparq_eval.errors import UserError
 from sparq_eval.progress import fail
+from sparq_eval.report.between import describe_pair
 from sparq_eval.report.terminal import terminal_table
 from sparq_eval.report.write import REPORT, write_report
+from sparq_eval.results.frames import load
+from sparq_eval.statistics import MARGIN
 
 
 def main() -> None:
@@ -16,7 +22,10 @@ def main() -> None:
     options = parser().parse_args()
     out = options.out or options.results / REPORT
     try:
-        frames = write_report(
+        if options.between:
+            print(describe_pair(load(options.results), *options.between), end="")
+            return
+        findings = write_report(
             options.results,
             out,
             models=options.model,
@@ -24,12 +33,13 @@ def main() -> None:
             methods=options.method,
             transfers=options.transfers,
             published=options.published,
+            margin=options.margin,
         )
     except UserError as error:
         fail(error, "sparq_eval.report")
     console = Console()
-    if frames is not None:
-        terminal_table(frames.records, console)
+    if findings is not None:
+        terminal_table(findings, console)
     console.print(f"tables and plots: {out}/", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -46,8 +56,31 @@ def parser() -> argparse.ArgumentParser:
         default="counted",
         help="what plots show on x: as selected, or the paper's formula",
     )
+    parser.add_argument(
+        "--margin",
+        type=above_zero,
+        default=MARGIN,
+        metavar="M",
+        help="what a method may lose: points of scores in [0, 1], per cent of dense's value for others (%(default)g)",
+    )
+    parser.add_argument(
+        "--between",
+        nargs=2,
+        metavar=("A", "B"),
+        help="print what tells two settings apart; keys (results.csv has them) or how they begin",
+    )
     parser.add_argument("--published", type=Path, help="folder with the paper's benchmarks.csv.gz, drawn under ours")
     return parser
+
+
+def above_zero(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} must be a number above 0")
+    return number
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-r"""The table for a paper: one booktabs tabular per model, to be \input inside a table of the author's."""
+r"""Tables for a paper: one booktabs tabular per model, and the headline's, to be \input in tables of the author's."""
 
+import re
 from itertools import groupby
 
-import pandas as pd
-
-from sparq_eval.report.text import WORDS, Group, groups
+from sparq_eval.report.findings import Findings
+from sparq_eval.report.text import HEADLINE, WORDS, Group, groups, headline_table
 
 SPECIAL = {
     **{character: f"\\{character}" for character in "{}$&#_%"},
@@ -12,13 +12,25 @@ SPECIAL = {
     # at the start of a row, a bracket or a star would be read as an argument of the line end before it
     **{character: f"{{{character}}}" for character in "[]*"},
     **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\char34{}", "`": r"\textasciigrave{}"},
+    **{"↑": r"$\uparrow$", "↓": r"$\downarrow$", "×": r"$\times$", "≥": r"$\geq$"},
 }
+NUMBERS = re.compile(r"(\$\\(up|down)arrow\$ )?(\{\[\})?[-+]?\d[-+\d., ]*(\{\]\})?")
+PACKAGES = "% \\usepackage{booktabs}\n"
 
 
-def latex(records: pd.DataFrame) -> str:
+def latex(findings: Findings) -> str:
     r"""Compiles with any LaTeX that loads booktabs, in any encoding: all that comes out is ASCII."""
-    tables = [tabular(list(of_model)) for _, of_model in groupby(groups(records), key=lambda group: group.model)]
-    return "% \\usepackage{booktabs}\n" + "\n\\bigskip\n\n".join(tables)
+    tables = [tabular(list(of_model)) for _, of_model in groupby(groups(findings), key=lambda group: group.model)]
+    return PACKAGES + "\n\\bigskip\n\n".join(tables)
+
+
+def latex_headline(findings: Findings) -> str:
+    """Only a comment where there is nothing but dense."""
+    header, rows = headline_table(findings)
+    if not rows:
+        return PACKAGES
+    lines = [rf"\begin{{tabular}}{{{'l' * WORDS}{'r' * (len(header) - WORDS)}}}", r"\toprule", row(header), r"\midrule"]
+    return "\n".join([f"{PACKAGES}% {HEADLINE}", *lines, *map(row, rows), r"\bottomrule", r"\end{tabular}", ""])
 
 
 def tabular(parts: list[Group]) -> str:
@@ -32,7 +44,12 @@ def tabular(parts: list[Group]) -> str:
 
 
 def row(cells: tuple[str, ...]) -> str:
-    return " & ".join(map(escape, cells)) + r" \\"
+    return " & ".join(map(minus, map(escape, cells))) + r" \\"
+
+
+def minus(cell: str) -> str:
+    """A number's hyphen as a minus, in what is nothing but numbers."""
+    return cell.replace("-", "$-$") if NUMBERS.fullmatch(cell) else cell
 
 
 def escape(text: str) -> str:
@@ -41,6 +58,6 @@ def escape(text: str) -> str:
 
 
 def escape_character(character: str) -> str:
-    if not " " <= character <= "~":
-        return f"U+{ord(character):04X}"
-    return SPECIAL.get(character, character)
+    if character in SPECIAL:
+        return SPECIAL[character]
+    return character if " " <= character <= "~" else f"U+{ord(character):04X}"

@@ -2,14 +2,17 @@
 
 import csv
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from sparq_eval.report.text import WORDS, groups
+from sparq_eval.report.findings import Findings
+from sparq_eval.report.text import HEADLINE, LEGEND, WORDS, groups, headline_table
 
 RESULTS = (
     *("model", "task", "method", "settings", "r", "k", "local", "samples", "metric", "value", "stderr"),
+    *("difference", "low", "high", "p", "q", "better", "worse", "more"),
     *(
         "nominal_ratio",
         "counted_ratio",
@@ -21,19 +24,26 @@ RESULTS = (
         "layers_active",
         "truncated",
         "not_finite",
+        "key",
     ),
 )
 SAMPLES = ("model", "task", "method", "settings", "index", "id", "output", "score")
 
 
-def results_csv(records: pd.DataFrame, path: Path) -> None:
+def results_csv(findings: Findings, path: Path) -> None:
     """One row per model, task and setting; settings is JSON, what a method has not is empty.
 
+    difference to more: beside dense, as in `statistics.compare`; empty for dense itself.
     milliseconds: of a decode step with this setting alone; backend: what decoded it. active: whether the method ever
     left anything out; sparse_share: at which share of decode steps it did; layers_active: in how many layers;
     truncated, not_finite: how many examples.
     """
-    guarded(records[list(RESULTS)]).to_csv(path, index=False, lineterminator="\n")
+    guarded(findings.records[list(RESULTS)]).to_csv(path, index=False, lineterminator="\n")
+
+
+def headline_csv(findings: Findings, path: Path) -> None:
+    """One row per model, task, variant and method, as in `statistics.headline`."""
+    guarded(findings.headline).to_csv(path, index=False, lineterminator="\n")
 
 
 def samples_csv(samples: pd.DataFrame, path: Path) -> None:
@@ -65,15 +75,25 @@ def as_generated(text: str) -> str:
     return text[1:] if text.startswith("'") and FORMULA.match(text[1:]) else text
 
 
-def markdown(records: pd.DataFrame) -> str:
-    """A heading and a table for each model and task."""
-    parts = []
-    for group in groups(records):
-        rule = [":---" if column < WORDS else "---:" for column in range(len(group.header))]
-        rows = [[escape(cell) for cell in row] for row in group.rows]
-        lines = ["| " + " | ".join(row) + " |" for row in (list(group.header), rule, *rows)]
-        parts.append("\n".join([f"### {escape(group.title)}", "", *lines, ""]))
-    return "\n".join(parts)
+def markdown(findings: Findings) -> str:
+    """The headline, then a heading and a table for each model and task."""
+    parts = [headline_markdown(findings)]
+    for group in groups(findings):
+        parts.append(f"### {escape(group.title)}\n\n{sheet(group.header, group.rows, WORDS)}")
+    return "\n".join(filter(None, parts))
+
+
+def headline_markdown(findings: Findings) -> str:
+    """Nothing where there is only dense."""
+    header, rows = headline_table(findings)
+    return f"## {escape(HEADLINE)}\n\n{sheet(header, rows, WORDS)}\n{escape(' '.join(LEGEND))}\n" if rows else ""
+
+
+def sheet(header: Sequence[str], rows: Iterable[Sequence[str]], words: int) -> str:
+    """A table, its first `words` columns to the left and the others to the right."""
+    rule = [":---" if column < words else "---:" for column in range(len(header))]
+    head, *cells = ([escape(cell) for cell in row] for row in (header, *rows))
+    return "".join("| " + " | ".join(row) + " |\n" for row in (head, rule, *cells))
 
 
 def escape(text: str) -> str:

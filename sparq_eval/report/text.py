@@ -1,4 +1,4 @@
-"""Records as words: the tables' cells, grouped as every rendering shows them, and short names of settings."""
+"""Findings as words: the tables' cells, grouped as every rendering shows them, and short names of settings."""
 
 import json
 import math
@@ -7,14 +7,29 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-HEADER = ("method", "settings", "samples", "value", "stderr", "nominal ratio", "counted ratio", "seconds")
+from sparq_eval.report.findings import Findings
+
+HEADER = (
+    *("method", "settings", "samples", "value", "stderr"),
+    *("to dense", "95 % interval", "nominal ratio", "counted ratio", "seconds"),
+)
 SPEED = "ms a token"  # the last column where some setting was timed alone
 WORDS = 2  # the first columns are text, the others numbers
+HEADLINE = "Largest compression whose loss against dense is below the margin, with 95 % confidence"
+
+
+LEGEND = (
+    "In brackets: where it would fall for other examples like these (95 %), or what the largest budget may lose.",
+    "↑ ↓: significantly better or worse than dense, q < 0.05 (Benjamini and Hochberg) over the settings of a task.",
+)
 
 
 @dataclass(frozen=True)
 class Group:
-    """The settings of one model and task. rows: cells in the order of `header`."""
+    """The settings of one model and task. rows: cells in the order of `header`.
+
+    shares: of dense's value that each row's is, of its inverse where lower is better; nan where there is none.
+    """
 
     model: str
     task: str
@@ -22,19 +37,22 @@ class Group:
     metric: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    shares: tuple[float, ...]
 
     @property
     def title(self) -> str:
         return ", ".join((self.model, self.task, *([f"variant {self.variant}"] if self.variant else []), self.metric))
 
 
-def groups(records: pd.DataFrame) -> Iterator[Group]:
+def groups(findings: Findings) -> Iterator[Group]:
+    records = findings.records
     for (model, task, variant, metric), group in records.groupby(["model", "task", "variant", "metric"], sort=False):
         upward = bool(group["higher_is_better"].iloc[0])
         shown = str(metric) if upward else f"{metric} (lower is better)"
         timed = bool(group["milliseconds"].notna().any())
         rows = tuple(cells(record, timed) for record in group.to_dict("records"))
-        yield Group(str(model), str(task), str(variant), shown, (*HEADER, SPEED) if timed else HEADER, rows)
+        header = (*HEADER, SPEED) if timed else HEADER
+        yield Group(str(model), str(task), str(variant), shown, header, rows, shares(group, upward))
 
 
 def cells(record: dict, timed: bool) -> tuple[str, ...]:
@@ -43,7 +61,46 @@ def cells(record: dict, timed: bool) -> tuple[str, ...]:
     ratios = fixed(record["nominal_ratio"], 3), fixed(record["counted_ratio"], 3)
     words = record["method"], short_settings(record["settings"]) + ("" if record["active"] else " (inactive)")
     speed = [fixed(record["milliseconds"], 2)] if timed else []
-    return *words, str(record["samples"]), *numbers, *ratios, f"{record['seconds']:.1f}", *speed
+    return *words, str(record["samples"]), *numbers, *gap(record), *ratios, f"{record['seconds']:.1f}", *speed
+
+
+def gap(record: dict) -> tuple[str, str]:
+    """The difference to dense, with an arrow where it is significant: up is better; and its interval."""
+    digits = decimals(record["value"])
+    arrow = "↑ " if record["better"] else "↓ " if record["worse"] else ""
+    difference, low, high = (fixed(record[name], digits, "+") for name in ("difference", "low", "high"))
+    return arrow + difference, "-" if "-" in (low, high) else f"[{low}, {high}]"
+
+
+def shares(group: pd.DataFrame, upward: bool) -> tuple[float, ...]:
+    dense = group["value"][group["method"] == "dense"].head(1).to_list() or [math.nan]
+    pairs = [(value, dense[0]) if upward else (dense[0], value) for value in group["value"]]
+    return tuple(part / whole if whole > 0 and part >= 0 else math.nan for part, whole in pairs)
+
+
+def headline_table(findings: Findings) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Header and rows: one for each model, task and variant, a column for each method. No rows where only dense is."""
+    table = findings.headline
+    methods = list(table["method"].unique())
+    rows = []
+    for (model, task, variant), group in table.groupby(["model", "task", "variant"], sort=False):
+        of_method = {line["method"]: compression(line) for line in group.to_dict("records")}
+        margin = group["margin"].iloc[0]
+        task_cell = f"{task} ({variant})" if variant else str(task)
+        cell = "-" if math.isnan(margin) else f"{margin:.3g}"
+        rows.append((str(model), task_cell, cell, *(of_method.get(method, "") for method in methods)))
+    return ("model", "task", "margin", *map(str, methods)), rows
+
+
+def compression(line: dict) -> str:
+    """A headline in a cell; its interval is left out where it is a lower bound."""
+    if math.isfinite(line["loss"]):
+        return f"{line['verdict']} (-{line['loss']:.2g} at {line['largest']:.2f} ×)"
+    if math.isnan(line["compression"]):
+        return str(line["verdict"])
+    if line["verdict"] == "beyond the grid":
+        return f"≥ {line['compression']:.2f} ×"
+    return f"{line['compression']:.2f} × ({line['low']:.2f} to {line['high']:.2f})"
 
 
 def short_settings(settings: str) -> str:
@@ -63,5 +120,5 @@ def decimals(value: float) -> int:
     return 4 if abs(value) < 10 else 2
 
 
-def fixed(value: float, decimals: int) -> str:
-    return "-" if math.isnan(value) else f"{value:.{decimals}f}"
+def fixed(value: float, decimals: int, sign: str = "") -> str:
+    return "-" if math.isnan(value) else f"{value:{sign}.{decimals}f}"

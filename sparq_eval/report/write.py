@@ -14,12 +14,14 @@ from sparq_eval.progress import say
 from sparq_eval.report.bench import write_benches
 from sparq_eval.report.bench.published import read_published
 from sparq_eval.report.figures import draw_all
-from sparq_eval.report.latex import latex
-from sparq_eval.report.tables import markdown, results_csv, samples_csv
+from sparq_eval.report.findings import Findings, find
+from sparq_eval.report.latex import latex, latex_headline
+from sparq_eval.report.tables import headline_csv, headline_markdown, markdown, results_csv, samples_csv
 from sparq_eval.report.terminal import terminal_table
-from sparq_eval.report.text import short_settings
+from sparq_eval.report.text import decimals, fixed, gap, short_settings
 from sparq_eval.results.bench import load_benches
 from sparq_eval.results.frames import Frames, NoRecords, load
+from sparq_eval.statistics import MARGIN
 
 REPORT = "report"
 
@@ -33,52 +35,60 @@ def write_report(
     methods: Collection[str] = (),
     transfers: str = "counted",
     published: Path | None = None,
-) -> Frames | None:
+    margin: float = MARGIN,
+) -> Findings | None:
     """Write tables and plots of the records below `root` to `out`, and return what they show: None if there are only
     records of benchmarks. Empty filters keep all; dense stays beside chosen methods; benchmarks are not filtered.
-    published: a folder with the paper's benchmarks, to be drawn under ours.
+    published: a folder with the paper's benchmarks, to be drawn under ours. margin: of the headline, in points or per
+    cent, see `statistics.headline`.
 
     UserError if there are no records, a filter fits none, or `out` cannot be written.
     """
     theirs, benches = read_published(published), load_benches(root)
     try:
-        frames = choose(load(root), models, tasks, methods)
+        findings = find(choose(load(root), models, tasks, methods), margin)
     except NoRecords:
         if not benches or models or tasks or methods:
             raise
-        frames = None
-    if frames is not None:
-        comment(frames.records)
-        write(frames, frames.records, out, transfers)
+        findings = None
+    if findings is not None:
+        comment(findings.records)
+        write(findings, findings.records, out, transfers)
     if benches:
         with writing(out):
             write_benches(benches, out, theirs)
-    return frames
+    return findings
 
 
-def report_run(root: Path, entries: Sequence[Path]) -> Frames:
+def report_run(root: Path, entries: Sequence[Path]) -> Findings:
     """The end of a run: tables of all that is below `root`, plots of the models and tasks that the run touched, and on
     standard output the table of its own `entries` (folders of records).
     """
-    frames = load(root)
-    paths = {Path(entry).resolve() for entry in entries}
-    own = frames.records[[Path(path).resolve() in paths for path in frames.records["path"]]]
-    touched = frames.records.merge(own[["model", "task"]].drop_duplicates())
+    findings = find(load(root))
+    records, paths = findings.records, {Path(entry).resolve() for entry in entries}
+    own = records[[Path(path).resolve() in paths for path in records["path"]]]
+    touched = records.merge(own[["model", "task"]].drop_duplicates())
     out = Path(root) / REPORT
     comment(touched)
-    write(frames, touched, out, "counted")
+    write(findings, touched, out, "counted")
     console = Console()
-    terminal_table(own, console)
+    terminal_table(findings.of(own["key"].to_list()), console)
     console.print(f"tables and plots: {out}/", markup=False, highlight=False, soft_wrap=True)
-    return frames
+    return findings
 
 
-def write(frames: Frames, drawn: pd.DataFrame, out: Path, transfers: str) -> None:
+def write(findings: Findings, drawn: pd.DataFrame, out: Path, transfers: str) -> None:
     with writing(out):
-        results_csv(frames.records, out / "results.csv")
-        samples_csv(frames.samples, out / "samples.csv")
-        (out / "results.md").write_text(markdown(frames.records), encoding="utf-8")
-        (out / "results.tex").write_text(latex(frames.records), encoding="utf-8")
+        results_csv(findings, out / "results.csv")
+        samples_csv(findings.frames.samples, out / "samples.csv")
+        headline_csv(findings, out / "headline.csv")
+        for name, text in (
+            ("results.md", markdown(findings)),
+            ("results.tex", latex(findings)),
+            ("headline.md", headline_markdown(findings)),
+            ("headline.tex", latex_headline(findings)),
+        ):
+            (out / name).write_text(text, encoding="utf-8")
         draw_all(drawn, out, transfers)
 
 
@@ -110,7 +120,7 @@ def choose(frames: Frames, models: Collection[str], tasks: Collection[str], meth
 
 
 def comment(records: pd.DataFrame) -> None:
-    """Say on standard error what a reader of the tables should know and might miss."""
+    """Say on standard error what a reader of the tables should know and might miss. records: Findings.records."""
     for (model, task, variant), group in records.groupby(["model", "task", "variant"]):
         where = f"{model}, {task}{', variant ' if variant else ''}{variant}"
         few, many = group["samples"].min(), group["samples"].max()
@@ -121,6 +131,10 @@ def comment(records: pd.DataFrame) -> None:
         for record in group[~group["active"]].to_dict("records"):
             setting = f"{record['method']} {short_settings(record['settings'])}".strip()
             say(f"warning: {where}: {setting}: inactive: it left nothing out at any step, so its score is dense's")
+        for record in group[group["better"]].to_dict("records"):
+            setting = f"{record['method']} {short_settings(record['settings'])}".strip()
+            by = f"{fixed(record['difference'], decimals(record['value']), '+')}, 95 % {gap(record)[1]}"
+            say(f"warning: {where}: {setting}: significantly better than dense ({by}): read its answers first")
         lost = group[(group["not_finite"] > 0) | group["value"].isna()]
         for record in lost.to_dict("records"):
             setting = f"{record['method']} {short_settings(record['settings'])}".strip()

@@ -1,0 +1,45 @@
+"""What a report has to say: the records, each setting beside dense, and how far each method compresses."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import pandas as pd
+
+from sparq_eval.results.frames import Frames
+from sparq_eval.statistics import COMPARISONS, MARGIN, compare, headline
+
+JOINED = ["key", *(name for name in COMPARISONS if name in ("difference", "low", "high", "p", "q", "more"))]
+FLAGS = ["better", "worse"]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """comparisons, headline: as `statistics.compare` and `statistics.headline` give them."""
+
+    frames: Frames
+    comparisons: pd.DataFrame
+    headline: pd.DataFrame
+
+    @cached_property
+    def records(self) -> pd.DataFrame:
+        """The records with what was found of each: dense differs from itself in nothing that could be counted."""
+        joined = self.frames.records.merge(self.comparisons[[*JOINED, *FLAGS]], how="left", on="key")
+        return joined.assign(**{name: joined[name].eq(True) for name in FLAGS})
+
+    def of(self, keys: Collection[str]) -> "Findings":
+        """Only these records, and the headlines of the methods, tasks and models that are among them."""
+        records = self.frames.records[self.frames.records["key"].isin(keys)]
+        samples = self.frames.samples[self.frames.samples["key"].isin(keys)]
+        there = records[["model", "task", "variant", "method"]].drop_duplicates()
+        return replace(
+            self,
+            frames=Frames(records, samples),
+            comparisons=self.comparisons[self.comparisons["key"].isin(keys)],
+            headline=self.headline.merge(there),
+        )
+
+
+def find(frames: Frames, margin: float = MARGIN) -> Findings:
+    """The statistics of all of `frames`. margin: points, or per cent of dense's value, see `statistics.headline`."""
+    return Findings(frames, compare(frames), headline(frames, margin))

@@ -1,17 +1,18 @@
 """What the page shows at once: what the records are, the headline, all settings, curves and needle maps."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.colors import to_hex
 
-from sparq_eval.report.curves import curves
+from sparq_eval.report.curves import Curve, curves
 from sparq_eval.report.page.needles import needles
 from sparq_eval.report.page.pack import Strings, numbers
 from sparq_eval.report.page.provenance import Provenance
-from sparq_eval.report.style import COLOURS, DENSE, METRICS, SPARE_COLOURS, label_of, looks
+from sparq_eval.report.panel import Panel, score_range
+from sparq_eval.report.style import COLOURS, DENSE, METRICS, SPARE_COLOURS, Look, label_of, looks
 from sparq_eval.report.text import short_settings
 
 UNIT = 2**20
@@ -29,13 +30,19 @@ def overview(
     records: pd.DataFrame,
     samples: pd.DataFrame,
     groups: Sequence[np.ndarray],
+    rows: Mapping[Hashable, np.ndarray],
     comparisons: pd.DataFrame | None,
     headline: pd.DataFrame | None,
     made_by: Provenance,
 ) -> dict[str, Any]:
-    """groups: places of the records of each model, task, variant and metric. Texts are places in `strings`."""
+    """groups: places of the records of each model, task, variant and metric. rows: places in `samples` by record's key.
+
+    Texts are places in `strings`.
+    """
     strings = Strings()
-    of_samples = samples.groupby("key", sort=False).indices
+    parts = [records.iloc[where] for where in groups]
+    drawn = [curves(part.assign(x=part["counted"].fillna(part["nominal"]))) for part in parts]
+    shown = looks_of_models(records, parts, drawn)
     return {
         "facts": {
             "models": list(dict.fromkeys(records["model"])),
@@ -50,7 +57,10 @@ def overview(
         "records": setting_columns(records, strings) | compared_columns(records, comparisons, strings),
         "compared": comparisons is not None,
         "headline": None if headline is None else headline_columns(headline, strings),
-        "groups": [group(records.iloc[where], samples, of_samples) for where in groups],
+        "groups": [
+            group(part, lines, shown[part["model"].iloc[0]], samples, rows)
+            for part, lines in zip(parts, drawn, strict=True)
+        ],
         "strings": strings.all,
     }
 
@@ -95,31 +105,49 @@ def headline_columns(headline: pd.DataFrame, strings: Strings) -> dict[str, list
     }
 
 
-def group(records: pd.DataFrame, samples: pd.DataFrame, of_samples: dict[Any, np.ndarray]) -> dict[str, Any]:
-    """records: the places of one model and task; their index is their place among all."""
+def looks_of_models(
+    records: pd.DataFrame, parts: Sequence[pd.DataFrame], drawn: Sequence[Sequence[Curve]]
+) -> dict[str, dict[str, Look]]:
+    """How each model's lines are drawn: a label has one look in all of its charts."""
+    methods = list(dict.fromkeys(records["method"]))
+    lines: dict[str, list[tuple[str, str, float]]] = {str(model): [] for model in records["model"]}
+    for part, of_part in zip(parts, drawn, strict=True):
+        lines[str(part["model"].iloc[0])] += [(line.method, line.label, line.rank) for line in of_part]
+    ordered = {
+        model: sorted(dict.fromkeys(of), key=lambda line: (methods.index(line[0]), line[2]))
+        for model, of in lines.items()
+    }
+    return {model: looks(of) for model, of in ordered.items()}
+
+
+def group(
+    records: pd.DataFrame,
+    lines: Sequence[Curve],
+    shown: dict[str, Look],
+    samples: pd.DataFrame,
+    places: Mapping[Hashable, np.ndarray],
+) -> dict[str, Any]:
+    """The records of one model and task; their index is their place among all. near: scores that the figures show.
+
+    lines: as the figures draw them; points: places of their records, without dense.
+    """
     first = records.iloc[0]
-    rows = samples.iloc[np.concatenate([of_samples[key] for key in records["key"]])]
+    rows = samples.iloc[np.concatenate([places[key] for key in records["key"]])]
+    dense = records.index[records["method"] == "dense"]
     return {
         **{name: str(first[name]) for name in ("model", "task", "variant", "metric")},
         "up": bool(first["higher_is_better"]),
         "records": [int(place) for place in records.index],
-        "lines": lines(records),
+        "near": numbers(score_range(Panel("", records, lines)), 4),
+        "lines": [
+            {
+                "label": line.label,
+                "method": line.method,
+                "colour": to_hex(shown[line.label].colour),
+                "symbol": SYMBOLS.get(shown[line.label].marker, "hexagon"),
+                "points": [int(place) for place in line.points.index.difference(dense, sort=False)],
+            }
+            for line in lines
+        ],
         "needles": needles(rows, str(first["metric"])),
     }
-
-
-def lines(records: pd.DataFrame) -> list[dict[str, Any]]:
-    """What the figures draw as lines. points: places of their records, without dense."""
-    drawn = curves(records.assign(x=records["counted"].fillna(records["nominal"])))
-    shown = looks([(line.method, line.label, line.rank) for line in drawn])
-    dense = records.index[records["method"] == "dense"]
-    return [
-        {
-            "label": line.label,
-            "method": line.method,
-            "colour": to_hex(shown[line.label].colour),
-            "symbol": SYMBOLS.get(shown[line.label].marker, "hexagon"),
-            "points": [int(place) for place in line.points.index if place not in dense],
-        }
-        for line in drawn
-    ]

@@ -41,7 +41,9 @@ class Provenance:
                 found.records.append({"why": str(why)})
                 continue
             said = {part: place(content["identity"][part]) for part in PARTS}
-            found.records.append(said | {"runs": [place(run) for run in content["runs"]]})
+            if content.get("decoding"):
+                said["decoding"] = place(content["decoding"])
+            found.records.append({**said, "runs": [place(run) for run in content["runs"]]})
         return found
 
     @property

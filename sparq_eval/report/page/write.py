@@ -1,8 +1,9 @@
 """The story of the page: what it shows first, what it unpacks when asked, all in one file."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from sparq_eval.report.page.answers import Prompts, answers
@@ -29,15 +30,22 @@ def write_page(
     """
     records = frames.records.reset_index(drop=True)
     made_by = Provenance.read(records["path"])
-    places = Prompts(prompts or {})
-    groups = list(records.groupby(["model", "task", "variant", "metric"], sort=False).indices.values())
-    samples = frames.samples.groupby("key", sort=False).indices
+    texts = Prompts(prompts or {})
+    groups = list(places(records, ["model", "task", "variant", "metric"]).values())
+    rows = places(frames.samples, "key")
     blocks = {
-        f"answers-{number}": answers(frames.samples, {int(place): samples[records["key"][place]] for place in group}, places)
+        f"answers-{number}": answers(
+            frames.samples, {place: rows[records["key"][place]] for place in group.tolist()}, texts
+        )
         for number, group in enumerate(groups)
     }
-    first = overview(records, frames.samples, groups, comparisons, headline, made_by)
+    first = overview(records, frames.samples, groups, rows, comparisons, headline, made_by)
     path = Path(out) / PAGE
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(document(first, blocks | places.blocks | {"provenance": made_by.content}), encoding="utf-8")
+    path.write_text(document(first, blocks | texts.blocks | {"provenance": made_by.content}), encoding="utf-8")
     return path
+
+
+def places(frame: pd.DataFrame, by: str | list[str]) -> dict[Hashable, np.ndarray]:
+    """Where each group's rows are, in the order of the frame."""
+    return {name: np.asarray(where) for name, where in frame.groupby(by, sort=False).indices.items()}

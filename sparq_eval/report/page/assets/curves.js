@@ -14,11 +14,13 @@ function hover(record, page) {
   return lines.map(literal).join("<br>");
 }
 
-/** Powers of two in sight, as Plotly's ticks. */
+const SIGNS = { circle: "●", square: "■", "triangle-up": "▲", diamond: "◆", cross: "✚", x: "✖", pentagon: "⬟", hexagon: "⬢" };
+
+/** Powers of two, and their halves again as much, around `values`, as Plotly's ticks. */
 function powers(values) {
   const low = Math.floor(Math.log2(Math.min(...values)));
   const high = Math.ceil(Math.log2(Math.max(...values)));
-  const ticks = Array.from({ length: high - low + 1 }, (_, step) => 2 ** (low + step));
+  const ticks = Array.from({ length: high - low + 1 }, (_, step) => 2 ** (low + step)).flatMap((tick) => [tick, 1.5 * tick]);
   return { tickvals: ticks, ticktext: ticks.map((tick) => String(Number(tick.toPrecision(3)))) };
 }
 
@@ -28,7 +30,7 @@ class Curves {
     const models = page.facts.models;
     fill(at("curves-model"), models.map((model) => [model, model]));
     at("curves-model").addEventListener("change", () => this.show());
-    at("curves-log").addEventListener("change", () => this.redraw());
+    for (const box of ["curves-log", "curves-near"]) at(box).addEventListener("change", () => this.redraw());
     for (const choice of document.getElementsByName("transfers")) choice.addEventListener("change", () => this.redraw());
   }
 
@@ -68,16 +70,16 @@ class Curves {
 
   legend(groups) {
     const lines = new Map(groups.flatMap((group) => group.lines).map((line) => [line.label, line]));
-    const entries = [...lines.values()].map(({ label, colour }) => {
+    const entries = [...lines.values()].map(({ label, colour, symbol }) => {
       const box = make("input", { type: "checkbox", checked: true });
       box.style.accentColor = colour;
       box.addEventListener("change", () => {
         this.hidden[box.checked ? "delete" : "add"](label);
         this.redraw();
       });
-      const dot = make("span", { class: "swatch", "aria-hidden": "true" });
-      dot.style.background = colour;
-      return make("label", {}, box, dot, label);
+      const sign = make("span", { class: "sign", "aria-hidden": "true", text: SIGNS[symbol] });
+      sign.style.color = colour;
+      return make("label", {}, box, sign, label);
     });
     at("legend").replaceChildren(...entries);
   }
@@ -99,8 +101,15 @@ class Curves {
     if (log && x.length) Object.assign(xaxis, powers(x));
     const line = { type: "line", xref: "paper", x0: 0, x1: 1, y0: dense?.value, y1: dense?.value, line: { color: "#333333", width: 1, dash: "dash" } };
     const left = all.length - known.length;
-    note.textContent = left ? `${left} of ${all.length} settings are not drawn: inactive, or without a score or transfers` : "";
-    const layout = layoutOf({ xaxis, yaxis: { title: { text: metric, standoff: 4 } }, shapes: dense ? [line] : [] });
+    const notes = left ? [`${left} of ${all.length} settings are not drawn: inactive, or without a score or transfers`] : [];
+    const yaxis = { title: { text: metric, standoff: 4 } };
+    if (at("curves-near").checked) {
+      const [low, high] = (yaxis.range = [...group.near].sort((one, other) => one - other));
+      const off = known.filter(({ value }) => value < low || value > high).length;
+      if (off) notes.push(`${off} of ${all.length} settings are off the plot: untick “near dense” to see them`);
+    }
+    note.textContent = notes.join("; ");
+    const layout = layoutOf({ xaxis, yaxis, shapes: dense ? [line] : [] });
     return library.react(plot, traces, layout, CONFIG).then(() => {
       plot.removeAllListeners?.("plotly_click");
       plot.on("plotly_click", ({ points }) => this.open(records[points[0].customdata]));

@@ -81,7 +81,7 @@ class Explorer {
     const count = (name) => items.filter(keep[name]).length;
     at("answers-count").textContent =
       `${items.length} examples in both: ${count("flipped")} with another score (A better ${count("a")}, B better ${count("b")}), ` +
-      `${count("text")} with another text and the same score.`;
+      `${count("text")} with another text and the same score. The largest difference comes first.`;
     this.chosen = null;
     this.list.show(items.filter(keep[kind]));
     if (this.list.items.length) await this.choose(0);
@@ -92,6 +92,7 @@ class Explorer {
   pairs() {
     const [a, b] = this.sides.map((side) => side.answers);
     const places = new Map(b.at.map((example, row) => [example, row]));
+    const gap = ({ scores: [one, other] }) => Math.abs(one - other);
     return a.at
       .map((example, row) => ({ example, rows: [row, places.get(example)] }))
       .filter(({ rows }) => rows[1] !== undefined)
@@ -99,7 +100,8 @@ class Explorer {
         ...item,
         scores: [a.score[item.rows[0]], b.score[item.rows[1]]],
         outputs: [a.output[item.rows[0]], b.output[item.rows[1]]],
-      }));
+      }))
+      .sort((one, other) => gap(other) - gap(one));
   }
 
   entry(item, place) {
@@ -133,7 +135,7 @@ class Explorer {
     );
     at("answer").replaceChildren(
       make("h3", { text: examples.id[item.example] }),
-      make("p", { class: "note", text: facts.join(", ") + (parted ? "" : "; both texts are the same") }),
+      make("p", { class: "note", text: facts.join(", ") + (parted ? "" : outputs[0] ? "; both texts are the same" : "; no text was generated") }),
       make("div", { class: "sides" }, ...sides),
       this.prompt(examples.prompt[item.example]),
     );
@@ -191,7 +193,7 @@ function certificate(record, { parts, records }) {
     const names = ["started", "device", "commit", "command", "torch", "python", "threads"].filter((name) => run[name] !== undefined);
     details.append(describe(names.map((name) => [name, String(run[name])])), unfolding("The whole run", run));
   }
-  for (const name of ["model", "data", "protocol", "versions"]) {
+  for (const name of ["model", "data", "protocol", "versions", "decoding"]) {
     if (said[name] !== undefined) details.append(unfolding(name, parts[said[name]]));
   }
   return details;

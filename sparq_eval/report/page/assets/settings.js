@@ -31,8 +31,8 @@ function settingColumns(page, open) {
   const timed = page.records.some((record) => record.milliseconds !== null);
   const number = (key, title, width, text) => ({ key, title, width, number: true, cell: (record) => text(record[key], record) });
   return [
-    { key: "model", title: "model", width: 10, cell: (record) => record.model },
-    { key: "task", title: "task", width: 8, cell: (record) => named(record.task, record.variant) },
+    { key: "model", title: "model", width: 9.5, cell: (record) => record.model },
+    { key: "task", title: "task", width: 8.5, cell: (record) => named(record.task, record.variant) },
     {
       key: "method",
       title: "method",
@@ -42,7 +42,7 @@ function settingColumns(page, open) {
     {
       key: "settings",
       title: "settings",
-      width: 19,
+      width: 16,
       cell: (record) => [
         make("button", {
           class: "link",
@@ -54,13 +54,13 @@ function settingColumns(page, open) {
       ],
       hint: (record) => record.settings,
     },
-    number("samples", "n", 4.5, (value) => String(value)),
-    number("value", "score", 6, (value) => fixed(value)),
-    number("stderr", "± stderr", 6, (value, record) => fixed(value, Math.abs(record.value) < 10 ? 4 : 2)),
+    number("samples", "n", 4, (value) => String(value)),
+    number("value", "score", 5, (value) => fixed(value)),
+    number("stderr", "± stderr", 5.5, (value, record) => fixed(value, Math.abs(record.value) < 10 ? 4 : 2)),
     ...(page.compared
       ? [
-          { key: "difference", title: "difference to dense, 95 %", width: 16, number: true, cell: interval },
-          { key: "flag", title: "", label: "told from dense", width: 2.5, cell: flagged, hint: told },
+          { key: "difference", title: "difference to dense, 95 %", width: 15.5, number: true, cell: interval },
+          { key: "flag", title: "↑↓", label: "told from dense", width: 3, cell: flagged, hint: told },
         ]
       : []),
     number("counted_ratio", "counted", 5.5, (value) => fixed(value, 3)),
@@ -69,7 +69,7 @@ function settingColumns(page, open) {
     {
       key: "remarks",
       title: "remarks",
-      width: 9,
+      width: 8,
       cell: (record) => [make("span", { class: "warn", text: record.remarks })],
       hint: (record) => record.failure || record.remarks,
     },
@@ -147,7 +147,7 @@ function showSettings(page, open) {
       { scope: "col", class: number && "number", "aria-sort": "none" },
       make("button", {
         type: "button",
-        text: title || "±",
+        text: title,
         "aria-label": label,
         onclick: (event) => {
           order.down = order.key === key && !order.down;

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 from collections.abc import Mapping
+from functools import cache
 from importlib.resources import files
 
 from sparq_eval.report.page.pack import pack, pack_text
@@ -18,10 +19,9 @@ def document(first: object, others: Mapping[str, object]) -> str:
     nothing can be fetched: the policy names their hashes.
     """
     scripts = [asset(name) for name in (*SCRIPTS, LAST)]
-    plotly = plotly_source()
-    later = [block("plotly", pack_text(plotly)), *(block(name, pack(content)) for name, content in others.items())]
+    later = [block("plotly", packed_plotly()), *(block(name, pack(content)) for name, content in others.items())]
     parts = {
-        "POLICY": policy([*scripts, plotly]),
+        "POLICY": policy([*scripts, plotly_source()]),
         "STYLE": asset("page.css"),
         "FIRST": block("overview", pack(first)),
         "SCRIPTS": "\n".join(f"<script>{script}</script>" for script in scripts),
@@ -62,3 +62,8 @@ def asset(name: str) -> str:
 def plotly_source() -> str:
     """Plotly's JavaScript, all of it: the package ships no smaller bundle."""
     return files("plotly").joinpath("package_data", "plotly.min.js").read_text(encoding="utf-8")
+
+
+@cache
+def packed_plotly() -> str:
+    return pack_text(plotly_source())

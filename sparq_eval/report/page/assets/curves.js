@@ -102,11 +102,13 @@ class Curves {
     const line = { type: "line", xref: "paper", x0: 0, x1: 1, y0: dense?.value, y1: dense?.value, line: { color: "#333333", width: 1, dash: "dash" } };
     const left = all.length - known.length;
     const notes = left ? [`${left} of ${all.length} settings are not drawn: inactive, or without a score or transfers`] : [];
-    const yaxis = { title: { text: metric, standoff: 4 } };
+    // what is better is up
+    const yaxis = { title: { text: metric, standoff: 4 }, autorange: group.up ? true : "reversed" };
     if (at("curves-near").checked) {
-      const [low, high] = (yaxis.range = [...group.near].sort((one, other) => one - other));
+      Object.assign(yaxis, { range: group.near, autorange: false });
+      const [low, high] = [Math.min(...group.near), Math.max(...group.near)];
       const off = known.filter(({ value }) => value < low || value > high).length;
-      if (off) notes.push(`${off} of ${all.length} settings are off the plot: untick “near dense” to see them`);
+      if (off) notes.push(`${off} of ${all.length} settings are off the plot: untick “scores near dense only” to see them`);
     }
     note.textContent = notes.join("; ");
     const layout = layoutOf({ xaxis, yaxis, shapes: dense ? [line] : [] });

@@ -42,7 +42,7 @@ function settingColumns(page, open) {
     {
       key: "settings",
       title: "settings",
-      width: 16,
+      width: 15.5,
       cell: (record) => [
         make("button", {
           class: "link",
@@ -56,10 +56,10 @@ function settingColumns(page, open) {
     },
     number("samples", "n", 4, (value) => String(value)),
     number("value", "score", 5, (value) => fixed(value)),
-    number("stderr", "± stderr", 5.5, (value, record) => fixed(value, Math.abs(record.value) < 10 ? 4 : 2)),
+    number("stderr", "stderr", 5, (value, record) => fixed(value, Math.abs(record.value) < 10 ? 4 : 2)),
     ...(page.compared
       ? [
-          { key: "difference", title: "difference to dense, 95 %", width: 15.5, number: true, cell: interval },
+          { key: "difference", title: "difference to dense, 95 %", width: 17, number: true, cell: interval },
           { key: "flag", title: "↑↓", label: "told from dense", width: 3, cell: flagged, hint: told },
         ]
       : []),
@@ -69,7 +69,7 @@ function settingColumns(page, open) {
     {
       key: "remarks",
       title: "remarks",
-      width: 8,
+      width: 7,
       cell: (record) => [make("span", { class: "warn", text: record.remarks })],
       hint: (record) => record.failure || record.remarks,
     },
@@ -168,7 +168,7 @@ function showSettings(page, open) {
   at("filter").addEventListener("input", update);
   at("settings-note").textContent = [
     "counted and nominal: share of the elements that dense moves.",
-    page.compared ? "↑ ↓: told from dense on the same examples, false discoveries within a task held to 5 %." : "",
+    page.compared ? "↑ ↓: told from dense on the same examples, false discoveries within a task held to 5 %." : "",
     "A setting's button shows its answers.",
   ].join(" ");
   update();

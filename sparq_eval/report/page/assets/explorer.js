@@ -62,6 +62,7 @@ class Explorer {
   async compare() {
     const turn = ++this.turn;
     at("answers-count").textContent = "Unpacking answers …";
+    at("answer").setAttribute("aria-busy", "true");
     const number = at("answers-task").value;
     const block = await unpack(`answers-${number}`);
     if (turn !== this.turn) return;
@@ -85,7 +86,7 @@ class Explorer {
     this.chosen = null;
     this.list.show(items.filter(keep[kind]));
     if (this.list.items.length) await this.choose(0);
-    else at("answer").replaceChildren(make("p", { class: "note", text: "No example is like this." }));
+    else this.answer(make("p", { class: "note", text: "No example is like this." }));
   }
 
   /** What both settings answered. rows: its place in the columns of each. */
@@ -119,6 +120,7 @@ class Explorer {
   async choose(place, focus) {
     const item = this.list.items[place];
     this.chosen = item;
+    at("answer").setAttribute("aria-busy", "true");
     this.list.reveal(place);
     this.list.redraw();
     if (focus) at("flips").querySelector('[aria-current="true"]')?.focus({ preventScroll: true });
@@ -133,12 +135,17 @@ class Explorer {
     const sides = this.sides.map(({ record, answers }, side) =>
       this.side("AB"[side], record, answers, item.rows[side], marked(outputs[side], parted?.[side]), made),
     );
-    at("answer").replaceChildren(
+    this.answer(
       make("h3", { text: examples.id[item.example] }),
       make("p", { class: "note", text: facts.join(", ") + (parted ? "" : outputs[0] ? "; both texts are the same" : "; no text was generated") }),
       make("div", { class: "sides" }, ...sides),
       this.prompt(examples.prompt[item.example]),
     );
+  }
+
+  answer(...shown) {
+    at("answer").replaceChildren(...shown);
+    at("answer").setAttribute("aria-busy", "false");
   }
 
   side(letter, record, answers, row, text, made) {

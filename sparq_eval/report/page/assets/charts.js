@@ -21,7 +21,8 @@ const FONT = { family: 'system-ui, -apple-system, "Segoe UI", "DejaVu Sans", san
 const CONFIG = {
   responsive: true,
   displaylogo: false,
-  modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
+  // named one by one: others would send a chart to a site
+  modeBarButtons: [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]],
 };
 
 function layoutOf(changes) {

@@ -5,7 +5,7 @@
 function hover(record, page) {
   const lines = [
     `${page.methods[record.method].label} ${record.settings}`,
-    `${fixed(record.value)} ± ${fixed(record.stderr, Math.abs(record.value) < 10 ? 4 : 2)}, n = ${record.samples}`,
+    `${fixed(record.value, record.decimals)} ± ${fixed(record.stderr, record.decimals)}, n = ${record.samples}`,
     `counted ${fixed(record.counted_ratio, 3)}, nominal ${fixed(record.nominal_ratio, 3)} of dense`,
   ];
   if (record.difference !== null && record.difference !== undefined) {

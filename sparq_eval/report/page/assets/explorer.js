@@ -52,7 +52,7 @@ class Explorer {
   chooseTask(second) {
     const group = this.page.groups[at("answers-task").value];
     const records = group.records.map((place) => this.page.records[place]);
-    const options = records.map(({ place, method, settings }) => [place, `${this.page.methods[method].label} ${settings}`.trim()]);
+    const options = records.map(({ place, method, short }) => [place, `${this.page.methods[method].label} ${short}`.trim()]);
     const first = (records.find((record) => record.method === "dense") ?? records[0]).place;
     fill(at("answers-a"), options, first);
     fill(at("answers-b"), options, second ?? (records.find((record) => record.place !== first) ?? records[0]).place);
@@ -154,7 +154,7 @@ class Explorer {
     const facts = [
       `${this.page.metrics[record.metric]} ${fixed(answers.score[row])}`,
       `${answers.generated[row]} tokens`,
-      share === null ? "no decode step" : `sparse at ${fixed(100 * share, 0)} % of its steps, in ${answers.layers[row]} layers`,
+      share === null ? "no decode step" : share ? `sparse at ${fixed(100 * share, 0)} % of its steps, in ${answers.layers[row]} layers` : "nothing left out",
       ...(answers.truncated.includes(row) ? ["prompt truncated"] : []),
       ...(answers.not_finite.includes(row) ? ["logits not finite"] : []),
     ];

@@ -38,7 +38,7 @@ class Needles {
     for (const place of group.records) {
       const record = this.page.records[place];
       const plot = make("div", { class: "plot" });
-      const setting = `${this.page.methods[record.method].label} ${record.settings}`.trim();
+      const setting = `${this.page.methods[record.method].label} ${record.short}`.trim();
       const title = `${setting}: ${fixed(record.value, 2)}`;
       at("needles").append(make("figure", {}, make("figcaption", { text: title }), plot));
       await this.draw(plot, group.needles, group.needles.found[record.key], library);

@@ -15,9 +15,8 @@ function remarks(record) {
 
 function interval(record) {
   if (record.difference === null || record.difference === undefined) return "–";
-  const decimals = Math.abs(record.value) < 10 ? 4 : 2;
-  const ends = [record.low, record.high].map((end) => signed(end, decimals)).join(", ");
-  return `${signed(record.difference, decimals)} [${ends}]`;
+  const ends = [record.low, record.high].map((end) => signed(end, record.decimals)).join(", ");
+  return `${signed(record.difference, record.decimals)} [${ends}]`;
 }
 
 function swatch(method, page) {
@@ -47,7 +46,7 @@ function settingColumns(page, open) {
         make("button", {
           class: "link",
           type: "button",
-          text: record.settings || "dense",
+          text: record.short || record.settings || "–",
           "aria-label": `Answers of ${record.method} ${record.settings}, ${record.model}, ${record.task}`,
           onclick: () => open(record),
         }),
@@ -55,8 +54,8 @@ function settingColumns(page, open) {
       hint: (record) => record.settings,
     },
     number("samples", "n", 4, (value) => String(value)),
-    number("value", "score", 5, (value) => fixed(value)),
-    number("stderr", "stderr", 5, (value, record) => fixed(value, Math.abs(record.value) < 10 ? 4 : 2)),
+    number("value", "score", 5, (value, { decimals }) => fixed(value, decimals)),
+    number("stderr", "stderr", 5, (value, { decimals }) => fixed(value, decimals)),
     ...(page.compared
       ? [
           { key: "difference", title: "difference to dense, 95 %", width: 17, number: true, cell: interval },
@@ -65,7 +64,7 @@ function settingColumns(page, open) {
       : []),
     number("counted_ratio", "counted", 5.5, (value) => fixed(value, 3)),
     number("nominal_ratio", "nominal", 5.5, (value) => fixed(value, 3)),
-    ...(timed ? [number("milliseconds", "ms a token", 6.5, (value) => fixed(value, 2))] : []),
+    ...(timed ? [number("milliseconds", "ms a token", 5, (value) => fixed(value, 2))] : []),
     {
       key: "remarks",
       title: "remarks",
@@ -99,7 +98,6 @@ function showSettings(page, open) {
   const columns = settingColumns(page, open);
   const table = at("settings");
   for (const record of page.records) {
-    record.remarks = remarks(record).join(", ");
     const flag = FLAGS[record.flag]?.slice(0, 2) ?? [];
     const words = [record.model, named(record.task, record.variant), record.method, page.methods[record.method].label];
     record.words = [...words, record.settings, record.metric, record.remarks, ...flag].join(" ").toLowerCase();
@@ -169,7 +167,7 @@ function showSettings(page, open) {
   at("settings-note").textContent = [
     "counted and nominal: share of the elements that dense moves.",
     page.compared ? "↑ ↓: told from dense on the same examples, false discoveries within a task held to 5 %." : "",
-    "A setting's button shows its answers.",
+    "What all settings of a method share under a model is left out of their names. A name shows its answers.",
   ].join(" ");
   update();
 }

@@ -12,6 +12,7 @@ from sparq_eval.errors import UserError
 from sparq_eval.methods import Method, Shape
 
 BUDGETS = ("k", "min_k", "r", "local")
+SHOWN = ("r", "k", "temperature", "score", "prompt")
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Setting:
     def __str__(self) -> str:
         """By its budgets: `sparq r=16 k=128`."""
         settings = self.method.settings | ({} if self.prompt == "whole" else {"prompt": self.prompt})
-        return " ".join([self.name, *(f"{key}={settings[key]}" for key in ("r", "k", "prompt") if key in settings)])
+        return " ".join([self.name, *(f"{key}={settings[key]}" for key in SHOWN if key in settings)])
 
     def resolve(self, shape: Shape) -> "Setting":
         """With the defaults filled in that depend on the model; UserError for a budget that it rules out."""

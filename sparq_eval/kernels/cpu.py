@@ -68,6 +68,8 @@ def check(method: SparQ, step: Step) -> Columns | None:
         raise ValueError(f"the CPU kernel decodes one token at a time; got {step.q.shape[3]}")
     if step.q.device.type != "cpu":
         raise ValueError(f"the CPU kernel needs tensors on the CPU; got {step.q.device}")
+    if method.ablation:
+        raise ValueError(f"{method.ablation}: this kernel ranks as SparQ does")
     if method.copy == "none":
         return None
     return columns_of(step, method.copy)

@@ -57,6 +57,8 @@ class SparQKernel(TritonKernel):
         call = self.call(step)
         if self.method.rank_by != "logits" and step.groups > 1:
             raise ValueError(f"rank_by={self.method.rank_by}: this kernel ranks by logits")
+        if self.method.ablation:
+            raise ValueError(f"{self.method.ablation}: this kernel ranks as SparQ does")
         method, kept, D = self.method, state or Kept(), step.head_size
         # never more than there is room for
         k = min(whole(method.k), step.k.shape[2])

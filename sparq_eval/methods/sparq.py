@@ -5,6 +5,8 @@ the k best; the weight that the approximation gives to the rest goes to the mean
 """
 
 from dataclasses import dataclass, replace
+from functools import cache
+from math import sqrt
 from typing import Any, NamedTuple, Self, final
 
 import torch
@@ -26,7 +28,7 @@ from sparq_eval.methods.method import (
     require_budget,
     whole,
 )
-from sparq_eval.ops import Prompt, attend_at, cap, dot, hide, narrow, restore, softmax, value_mean
+from sparq_eval.ops import Prompt, attend_at, cap, dot, hide, logits, narrow, restore, softmax, value_mean
 from sparq_eval.step import Step
 
 
@@ -42,6 +44,11 @@ class SparQ(Method):
     copy: what step 1 reads: `same`, a second copy of the keys; `fp8` (e4m3) or `int8` (scaled by the largest of each
     component in the prompt), a second copy of half a 16-bit key's width; `none`, the keys themselves (slower, the same
     numbers).
+
+    For ablations (Figure 7), in torch alone. temperature: what divides the approximate logits, by which they tell how
+    much weight was missed: `coverage`, sqrt(D |q[largest r]|_1 / |q|_1); `sqrt_d`, `sqrt_r`; `none`, 1. score: what
+    ranks: `query`, the largest components of the query; `low_rank`, query and keys in the same r dimensions, drawn at
+    random for each key/value head, at sqrt(D); `oracle`, the true logits, as if they came for nothing (r is not used).
     """
 
     r: Budget = 32
@@ -51,9 +58,18 @@ class SparQ(Method):
     rank_by: str = "logits"
     copy: str = "same"
     min_k: int = 1
+    temperature: str = "coverage"
+    score: str = "query"
 
     def __post_init__(self) -> None:
+        require(self.score in SCORES, "score", self.score, ", ".join(SCORES))
+        if self.score == "oracle":
+            object.__setattr__(self, "r", 1)  # so that settings that do the same are equal
         require_budget("r", self.r, "the head size")
+        require(self.temperature in TEMPERATURES, "temperature", self.temperature, ", ".join(TEMPERATURES))
+        for name in ("temperature", "copy"):
+            right = f"score={self.score} has no other than {DEFAULTS[name]}; leave one of them out"
+            require(self.score == "query" or getattr(self, name) == DEFAULTS[name], name, getattr(self, name), right)
         require(self.rank_by in ("logits", "weights"), "rank_by", self.rank_by, "logits or weights")
         require(self.copy in COPIES, "copy", self.copy, ", ".join(COPIES))
         object.__setattr__(self, "min_k", least_k(self.k, self.min_k))
@@ -80,7 +96,7 @@ class SparQ(Method):
 
     def attend(self, step: Step, state: State) -> tuple[Attended, State]:
         state = state or Kept()
-        scores = approximate(step, whole(self.r), self.copy, state.scale)  # (B, H, G, T, S)
+        scores = self.scores(step, state.scale)  # (B, H, G, T, S)
         recent = step.visible.recent(self.local or 0)
         ranked = self.rank(scores).masked_fill(recent[:, None], torch.inf)  # (B, H, T, S)
         index = ranked.topk(min(whole(self.k) + 1, ranked.shape[-1]), dim=-1, sorted=False).indices
@@ -94,13 +110,27 @@ class SparQ(Method):
             out = (covered * out + (1 - covered) * mean).to(step.v.dtype)
         return Attended(out, selected, self.moved(count_of(step), selected, step.head_size)), state.after(step)
 
+    def scores(self, step: Step, scale: Float[Tensor, "B H D"] | None = None) -> Float[Tensor, "B H G T S"]:
+        """The logits that rank, -inf where a query may not look. scale: of an int8 copy."""
+        if self.score == "oracle":
+            return logits(step)
+        if self.score == "low_rank":
+            return project(step, whole(self.r))
+        return approximate(step, whole(self.r), self.copy, scale, self.temperature)
+
     def moved(self, count: Int[Tensor, "*n"], selected: Int[Tensor, "*n"], D: int) -> Num[Tensor, "*n"]:
         """Elements: components of each cached key, chosen keys and values, what is written, the mean value."""
-        return (count - 1) * (self.r * COPIES[self.copy].read) + (selected - 1) * 2 * D + self.fixed(D)
+        return (count - 1) * self.read + (selected - 1) * 2 * D + self.fixed(D)
+
+    @property
+    def read(self) -> float:
+        """Elements that step 1 reads of a cached key."""
+        return 0 if self.score == "oracle" else self.r * COPIES[self.copy].read
 
     def fixed(self, D: int) -> float:
         """Elements that do not depend on how much is cached: key, value, second key, the scales, the mean value."""
-        copy = COPIES[self.copy]
+        # an oracle reads no copy, so none is written
+        copy = COPIES["none" if self.score == "oracle" else self.copy]
         return (2 + copy.written + (2 if self.reallocate else 0)) * D + (self.r if copy.scaled else 0)
 
     def rank(self, scores: Float[Tensor, "B H G T S"]) -> Float[Tensor, "B H T S"]:
@@ -112,20 +142,34 @@ class SparQ(Method):
 
     def transfers(self, S: float, shape: Shape) -> float:
         D = shape.head_size
-        return S * self.r * COPIES[self.copy].read + 2 * self.k * D + self.fixed(D)
+        return S * self.read + 2 * self.k * D + self.fixed(D)
 
     def transfers_as_printed(self, S: float, shape: Shape) -> float:
         """Appendix G: one formula, whether the missing weight is reallocated or not."""
         D = shape.head_size
-        return S * self.r * COPIES[self.copy].read + 2 * self.k * D + 4 * D
+        return S * self.read + 2 * self.k * D + 4 * D
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Without a copy that is nothing special."""
+        """Without a copy, a temperature or a score that is nothing special, and without an r that is not used."""
         values = super().settings
-        if self.copy == "same":
-            values.pop("copy")
+        for name, default in DEFAULTS.items():
+            if values[name] == default:
+                values.pop(name)
+        if self.score == "oracle":
+            values.pop("r")
         return values
+
+    @property
+    def ablation(self) -> str:
+        """What of the settings only torch has: `score=oracle`; "" for nothing."""
+        return " ".join(f"{name}={value}" for name, value in self.settings.items() if name in ("temperature", "score"))
+
+
+TEMPERATURES = ("coverage", "sqrt_d", "sqrt_r", "none")
+SCORES = ("query", "low_rank", "oracle")
+# of settings that came later, so that records of before keep their keys
+DEFAULTS = {"copy": "same", "temperature": "coverage", "score": "query"}
 
 
 class Copy(NamedTuple):
@@ -157,16 +201,34 @@ def components(q: Float[Tensor, "B H G T D"], r: int) -> Int[Tensor, "B H 1 T R"
 
 
 def approximate(
-    step: Step, r: int, copy: str = "same", scale: Float[Tensor, "B H D"] | None = None
+    step: Step, r: int, copy: str = "same", scale: Float[Tensor, "B H D"] | None = None, temperature: str = "coverage"
 ) -> Float[Tensor, "B H G T S"]:
-    """Logits from r components of query and key, at the temperature that makes up for the missing ones."""
-    q, k = step.q, restore(narrow(step.k, copy, scale), step.k.dtype, scale)
+    """Logits from r components of query and key; the paper's temperature makes up for the missing ones."""
+    q, k, D = step.q, restore(narrow(step.k, copy, scale), step.k.dtype, scale), step.head_size
     index = components(q, r).expand(-1, -1, q.shape[2], -1, -1)
     # other components are zeroed rather than left out: the same sum, as one product with the keys as they lie
     part = torch.zeros_like(q).scatter(-1, index, q.gather(-1, index))
-    coverage = part.float().abs().sum(dim=-1, keepdim=True) / q.float().abs().sum(dim=-1, keepdim=True)
-    # a query of zeros is covered by any components
-    coverage = coverage.nan_to_num(1.0)
-    # the paper's sqrt(d * coverage), with 1/sqrt(d) being the model's own scale
-    part = (part * (step.scale / coverage.sqrt())).to(q.dtype)
+    # of the paper's sqrt(d) the model's own scale takes the place
+    if temperature == "coverage":
+        coverage = part.float().abs().sum(dim=-1, keepdim=True) / q.float().abs().sum(dim=-1, keepdim=True)
+        # a query of zeros is covered by any components
+        part = (part * (step.scale / coverage.nan_to_num(1.0).sqrt())).to(q.dtype)
+    else:
+        part = part * (step.scale * {"sqrt_d": 1, "sqrt_r": sqrt(D / r), "none": sqrt(D)}[temperature])
     return hide(cap(dot(part, k), step.softcap), step)
+
+
+def project(step: Step, r: int) -> Float[Tensor, "B H G T S"]:
+    """Logits of queries and keys that are projected to r dimensions."""
+    basis = projection(step.k.shape[1], step.head_size, r, step.q.device)
+    # the query is projected there and back: the same products, with the keys as they lie
+    part = torch.einsum("bhgtd,hdr,her->bhgte", step.q.float(), basis, basis) * step.scale
+    return hide(cap(dot(part.to(step.q.dtype), step.k), step.softcap), step)
+
+
+@cache
+def projection(H: int, D: int, r: int, device: torch.device) -> Float[Tensor, "H D R"]:
+    """Orthonormal columns, drawn at random for each head as in the paper's ablation; the same in every layer."""
+    source = torch.Generator().manual_seed(2312_04985)
+    drawn = torch.randn(H, D, r, generator=source, dtype=torch.float64)
+    return torch.linalg.qr(drawn).Q.float().to(device)

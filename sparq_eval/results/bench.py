@@ -14,6 +14,7 @@ from sparq_eval.errors import UserError
 from sparq_eval.progress import say
 from sparq_eval.results.bench_rows import KINDS, BenchRow, read_row
 from sparq_eval.results.record import canonical, plain, safe
+from sparq_eval.results.whole import write_whole
 
 SCHEMA = 1
 CEILINGS = ("copy", "matmul")
@@ -80,21 +81,8 @@ class Bench:
     def save(self, folder: Path) -> Path:
         """Write the record into `folder`, in one step, under a name that its content decides."""
         name = f"bench-{self.kind}-{safe(self.machine['device'])}-{self.key}.json"
-        aside = Path(folder) / f".{name}.{os.getpid()}.aside"
-        path = Path(folder) / name
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with aside.open("wb") as file:
-                file.write(json.dumps(self.content, indent=1, allow_nan=False).encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(path)
-            place = os.open(path.parent, os.O_RDONLY)
-            os.fsync(place)
-            os.close(place)
-        except OSError as error:
-            raise UserError(f"{path}: could not be written ({error.strerror}); choose another folder") from error
-        return path
+        content = json.dumps(self.content, indent=1, allow_nan=False).encode() + b"\n"
+        return write_whole(Path(folder) / name, content)
 
 
 def is_bench(name: str) -> bool:

@@ -14,6 +14,7 @@ import pandas as pd
 
 from sparq_eval.errors import UserError
 from sparq_eval.progress import say
+from sparq_eval.results.analysis import is_analysis
 from sparq_eval.results.bench import is_bench
 from sparq_eval.results.prompts import PROMPTS
 from sparq_eval.results.record import KINDS, SCHEMA, Identity, canonical, seal
@@ -73,7 +74,7 @@ def load(root: Path) -> Frames:
 
 
 def folders(root: Path) -> Iterator[Path]:
-    """Folders that hold a record; JSON that belongs to none, and is no benchmark's, is named."""
+    """Folders that hold a record; JSON that belongs to none, and is no benchmark's or analysis's, is named."""
     for parent, below, names in os.walk(root):
         # what begins with a dot is no result: what was set aside lies there
         below[:] = sorted(name for name in below if not name.startswith("."))
@@ -84,7 +85,7 @@ def folders(root: Path) -> Iterator[Path]:
             own = name in (RECORD, PROMPTS) or (
                 name == SAMPLES and (RECORD in names or not (folder / name).stat().st_size)
             )
-            if name.endswith((".json", ".jsonl")) and not own and not is_bench(name):
+            if name.endswith((".json", ".jsonl")) and not own and not is_bench(name) and not is_analysis(name):
                 left_out(folder / name, "no part of a record")
 
 

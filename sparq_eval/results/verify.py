@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sparq_eval.errors import UserError
+from sparq_eval.results.analysis import is_analysis, read_analysis
 from sparq_eval.results.bench import is_bench, read
 from sparq_eval.results.frames import Untrusted, read_record, settled_bytes
 from sparq_eval.results.prompts import PROMPTS, drop_lines
@@ -48,7 +49,7 @@ def verify(root: Path) -> list[Finding]:
         else:
             ours = [name for name in sorted(names) if name.endswith((".json", ".jsonl"))]
             for name in ours:
-                found += in_prompts(folder / name) if name == PROMPTS else in_bench(folder / name)
+                found += in_prompts(folder / name) if name == PROMPTS else by_itself(folder / name)
     return found
 
 
@@ -58,13 +59,13 @@ def in_prompts(path: Path) -> Iterator[Finding]:
         yield Finding(path, f"lines {', '.join(map(str, bad[:5]))} are not prompts as they were written", tuple(bad))
 
 
-def in_bench(path: Path) -> Iterator[Finding]:
-    """What is wrong with a file that lies by itself: it is a benchmark's record or foreign."""
-    if not is_bench(path.name):
+def by_itself(path: Path) -> Iterator[Finding]:
+    """What is wrong with a file that lies by itself: it is a benchmark's or an analysis's record, or foreign."""
+    if not is_bench(path.name) and not is_analysis(path.name):
         yield Finding(path, "no part of a record")
         return
     try:
-        read(path)
+        read(path) if is_bench(path.name) else read_analysis(path)
     except UserError as why:
         yield Finding(path, str(why).removeprefix(f"{path}: "))
 

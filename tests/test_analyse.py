@@ -1,0 +1,305 @@
+"""Laws of the analysis: every statistic gathered on the way equals the obvious one over whole matrices in float64."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import kurtosis, skew
+from tiny import CONFIGS, Letters, tiny_model, tiny_requests
+
+from sparq_eval.analyse.__main__ import check_used
+from sparq_eval.analyse.correlation import AXES, Correlation
+from sparq_eval.analyse.gather import Choice, Gathered
+from sparq_eval.analyse.run import choice
+from sparq_eval.errors import UserError
+from sparq_eval.hf.engine import Engine
+from sparq_eval.hf.families import layer_windows, shape_of
+from sparq_eval.hf.observe import observe
+from sparq_eval.hf.seam import Call
+from sparq_eval.methods import Shape
+from sparq_eval.methods.sparq import TEMPERATURES, projection
+from sparq_eval.request import Request
+from sparq_eval.results.analysis import Analysis, compact, load_analyses, read_analysis
+from sparq_eval.results.frames import folders
+from sparq_eval.results.tidy import rubbish
+from sparq_eval.results.verify import verify
+
+KINDS = sorted(CONFIGS)
+LENGTHS = [24, 31, 19, 12]
+CHOICE = Choice(top=5, rs=(2, 3), ks=(3, 8), k=8, positions=10)
+CLOSE = {"abs": 1e-6, "rel": 1e-6}
+
+
+class Kept:
+    """A session that keeps every call's queries, keys and values, and attends with whole matrices in float64."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Call, np.ndarray, np.ndarray]] = []
+
+    def attend(self, call: Call) -> torch.Tensor:
+        q, k, v = (x.double() for x in (call.q, call.k, call.v))
+        T = q.shape[3]
+        scores = torch.einsum("bhgtd,bhsd->bhgts", q, k) * call.scale
+        scores = scores if call.softcap is None else call.softcap * torch.tanh(scores / call.softcap)
+        distance = torch.arange(T)[:, None] - torch.arange(T)
+        seen = (distance >= 0) & (distance < (call.window or T))
+        weights = scores.masked_fill(~seen, -torch.inf).softmax(dim=-1)
+        # the last query over what it sees, whole
+        own = seen[-1]
+        self.calls.append((call, scores[0, :, :, -1, own].numpy(), own.numpy()))
+        return torch.einsum("bhgts,bhsd->bhgtd", weights, v).to(call.q.dtype)
+
+
+@pytest.fixture(scope="module")
+def both() -> Any:
+    """Statistics gathered on the way, and by prompt what a session that keeps everything has seen."""
+    made: dict[str, tuple[dict[str, Any], list[Kept]]] = {}
+
+    def make(kind: str) -> tuple[dict[str, Any], list[Kept]]:
+        if kind not in made:
+            torch.set_num_threads(1)
+            model = tiny_model(kind).double().cpu()
+            engine = Engine(model, Letters())
+            found = Gathered(CHOICE, shape_of(CONFIGS[kind]), engine.layers)
+            kept = []
+            for request in tiny_requests(LENGTHS):
+                observe(engine, request.prompt, found.see)
+                found.close()
+                kept.append(Kept())
+                ids = torch.tensor([request.prompt])
+                with torch.inference_mode():
+                    engine.forward(ids, torch.arange(ids.shape[1])[None], kept[-1], last_only=True)
+            made[kind] = found.statistics(), kept
+        return made[kind]
+
+    return make
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    weights = np.exp(x - x.max(axis=-1, keepdims=True))
+    return weights / weights.sum(axis=-1, keepdims=True)
+
+
+def largest(x: np.ndarray, n: int) -> np.ndarray:
+    return np.argsort(-x, axis=-1, kind="stable")[..., :n]
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("kind", KINDS)
+def test_mass_is_that_of_the_largest_weights(kind: str, both: Any) -> None:
+    statistics, kept = both(kind)
+    weights = [[np.sort(softmax(scores))[..., -5:].sum(-1).ravel() for _, scores, _ in one.calls] for one in kept]
+    assert statistics["mass"]["heads"] == pytest.approx(np.mean(weights, axis=0), **CLOSE)
+    counts = np.histogram(np.clip(weights, 0, 1), bins=statistics["mass"]["edges"])[0]
+    assert statistics["mass"]["counts"].tolist() == counts.tolist()
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("kind", KINDS)
+def test_queries_have_the_moments_and_densities_of_all_components_together(kind: str, both: Any) -> None:
+    statistics, kept = both(kind)
+    queries = np.array([[call.q[0, :, :, -1].flatten(0, 1).numpy() for call, _, _ in one.calls] for one in kept])
+    for layer in range(queries.shape[1]):
+        for head in range(queries.shape[2]):
+            own = queries[:, layer, head].ravel()
+            expected = {"mean": own.mean(), "deviation": own.std(), "skewness": skew(own), "kurtosis": kurtosis(own)}
+            for name, value in expected.items():
+                assert statistics["queries"][name][layer, head] == pytest.approx(value, abs=1e-5, rel=1e-5)
+    edges = statistics["queries"]["edges"]
+    middle = queries[:, len(kept[0].calls) // 2, 0].ravel()
+    z = (middle - middle.mean()) / middle.std()
+    expected = np.histogram(z, bins=edges)[0] / len(z) / np.diff(edges)
+    assert statistics["queries"]["of_layer"][0] == pytest.approx(expected, abs=2.1 / len(z) / np.diff(edges)[0])
+    assert (statistics["queries"]["all"] * np.diff(edges)).sum() == pytest.approx(1)
+
+
+def approximated(call: Call, own: np.ndarray, r: int, score: str, temperature: str) -> np.ndarray:
+    """(H, G, S) approximate logits, one product after another."""
+    q, k = call.q[0, :, :, -1].double().numpy(), call.k[0].double().numpy()[:, own]
+    H, G, D = q.shape
+    found = np.zeros((H, G, k.shape[1]))
+    for h in range(H):
+        components = largest(np.abs(q[h]).sum(axis=0), r)
+        basis = projection(H, D, r, torch.device("cpu"))[h].double().numpy()
+        for g in range(G):
+            share = np.abs(q[h, g, components]).sum() / np.abs(q[h, g]).sum()
+            bent = {"coverage": share**-0.5, "sqrt_d": 1, "sqrt_r": (D / r) ** 0.5, "none": D**0.5}[temperature]
+            if score == "query":
+                found[h, g] = k[h][:, components] @ q[h, g, components] * call.scale * bent
+            else:
+                found[h, g] = (k[h] @ basis) @ (q[h, g] @ basis) * call.scale
+    return found if call.softcap is None else call.softcap * np.tanh(found / call.softcap)
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("kind", KINDS)
+def test_agreement_is_the_share_of_the_best_that_is_found(kind: str, both: Any) -> None:
+    statistics, kept = both(kind)
+    assert {(row["score"], row["r"], row["k"]) for row in statistics["agreement"]} == {
+        (score, r, k) for score in ("query", "low_rank") for r in (2, 3) for k in (3, 8)
+    }
+    for row in statistics["agreement"]:
+        layers = []
+        for layer in range(len(kept[0].calls)):
+            shares = []
+            for one in kept:
+                call, scores, own = one.calls[layer]
+                near = approximated(call, own, row["r"], row["score"], "coverage").sum(axis=1)
+                best = [largest(x, row["k"]) for x in (scores.sum(axis=1), near)]
+                shares.append([len({*a.tolist()} & {*b.tolist()}) / row["k"] for a, b in zip(*best, strict=True)])
+            layers.append(np.mean(shares, axis=0))
+        assert row["mean"] == pytest.approx(np.mean(layers), **CLOSE)
+        if "heads" in row:
+            assert row["heads"] == pytest.approx(np.array(layers), **CLOSE)
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("kind", KINDS)
+def test_coverage_is_held_against_the_true_weight_of_the_same_positions(kind: str, both: Any) -> None:
+    statistics, kept = both(kind)
+    rows = {(row["temperature"], row["r"]): row for row in statistics["coverage"]}
+    assert set(rows) == {(name, r) for name in TEMPERATURES for r in (2, 3)}
+    for (name, r), row in rows.items():
+        pairs = []
+        for one in kept:
+            for call, scores, own in one.calls:
+                near = approximated(call, own, r, "query", name)
+                for h, best in enumerate(largest(near.sum(axis=1), 8)):
+                    estimated, true = (softmax(x[h])[:, best].sum(axis=-1) for x in (near, scores))
+                    pairs += zip(estimated.tolist(), true.tolist(), strict=True)
+        estimated, true = np.array(pairs).T
+        assert row["rmse"] == pytest.approx(np.sqrt(np.mean((estimated - true) ** 2)), **CLOSE)
+        assert row["bias"] == pytest.approx(np.mean(estimated - true), **CLOSE)
+        bins = np.clip(np.digitize(true, row["edges"]), 1, 20) - 1
+        assert row["counts"].tolist() == np.bincount(bins, minlength=20).tolist()
+        for n in set(bins.tolist()):
+            assert row["mean"][n] == pytest.approx(estimated[bins == n].mean(), **CLOSE)
+            assert row["deviation"][n] == pytest.approx(estimated[bins == n].std(), abs=1e-6)
+
+
+def eta(x: np.ndarray, axis: int) -> float:
+    """The correlation ratio of a whole array along an axis, as it is defined."""
+    means, n = x.mean(axis=axis), x.shape[axis]
+    return float(np.sqrt(n * ((means - x.mean()) ** 2).sum() / ((x - x.mean()) ** 2).sum()))
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("kind", KINDS)
+def test_correlation_is_that_of_the_whole_array(kind: str, both: Any) -> None:
+    statistics, kept = both(kind)
+    for name in ("k", "v"):
+        x = np.array([[getattr(call, name)[0, :, -10:].numpy() for call, _, _ in one.calls] for one in kept])
+        found = statistics["correlation"][{"k": "keys", "v": "values"}[name]]
+        for axis, dim in zip(AXES, (0, 3, 1, 2, 4), strict=True):
+            assert found[axis]["size"] == x.shape[dim]
+            assert found[axis]["ratio"] == pytest.approx(eta(x, dim), abs=1e-6)
+            assert found[axis]["excess"] == pytest.approx(eta(x, dim) - x.shape[dim] ** -0.5, abs=1e-6)
+
+
+def test_independent_entries_have_no_excess_and_equal_ones_have_all() -> None:
+    source = torch.Generator().manual_seed(5)
+    noise, constant = Correlation(4), Correlation(4)
+    same = torch.randn(2, 1, 16, generator=source).expand(2, 50, 16)
+    for _ in range(6):
+        for layer in range(4):
+            noise.add(layer, torch.randn(2, 50, 16, generator=source))
+            constant.add(layer, same)
+        noise.close()
+        constant.close()
+    assert all(abs(found["excess"]) < 0.01 for found in noise.ratios().values())
+    found = constant.ratios()
+    assert [found[axis]["ratio"] for axis in ("batch", "sequence", "layer")] == pytest.approx([1, 1, 1])
+
+
+def test_a_layer_with_a_window_is_looked_at_through_it() -> None:
+    kind = "mqa with soft caps and windows"
+    counts: dict[int, int] = {}
+    engine = Engine(tiny_model(kind), Letters())
+    observe(engine, tiny_requests([30])[0].prompt, lambda n, step: counts.update({n: int(step.visible.count[0, 0])}))
+    assert counts == {n: window or 30 for n, window in enumerate(layer_windows(CONFIGS[kind]))}
+    found = Gathered(Choice(5, (3,), (4, 20), 20, 10), shape_of(CONFIGS[kind]), 3)
+    observe(engine, tiny_requests([30])[0].prompt, found.see)
+    found.close()
+    # what does not leave anything out in a window of 9 is known of the other layers alone
+    assert found.of[20].tolist() == [int(window is None) for window in layer_windows(CONFIGS[kind])]
+    assert all(0 < row["mean"] <= 1 for row in found.statistics()["agreement"])
+
+
+def test_nothing_that_is_kept_grows_with_a_prompt() -> None:
+    engine = Engine(tiny_model("gqa"), Letters())
+    sizes = []
+    for length in (20, 90):
+        found = Gathered(CHOICE, shape_of(CONFIGS["gqa"]), engine.layers)
+        observe(engine, tiny_requests([length])[0].prompt, found.see)
+        tensors = [*found.keys.over_examples.values(), found.keys.over_layers]
+        found.close()
+        arrays = [found.now, found.mass, *found.queries, *found.found.values()]
+        sizes.append(sum(x.nbytes for x in (*arrays, *tensors)))
+    assert sizes[0] == sizes[1]
+
+
+def test_budgets_are_whole_and_leave_something_out() -> None:
+    requests = [Request(0, "", tuple(range(100)), 100), Request(1, "", tuple(range(300)), 300)]
+    assert choice(Shape(2, 2, 64), None, None, requests) == Choice(32, (4, 8, 16, 32), (32, 64, 128, 256), 64, 100)
+    assert choice(Shape(2, 2, 64), [0.25, 3], 16, requests) == Choice(32, (3, 16), (16,), 16, 100)
+    with pytest.raises(UserError, match="k=100: the shortest prompt has 100 tokens"):
+        choice(Shape(2, 2, 64), None, [100, 200], requests)
+    with pytest.raises(UserError, match="r=65: at most the model's head size, 64"):
+        choice(Shape(2, 2, 64), 65, None, requests)
+
+
+@pytest.mark.parametrize("word", ["method=h2o", "methods.sparq.r=3", "grid=paper", "compression=8", "-m"])
+def test_what_an_analysis_has_no_use_for_is_refused(word: str) -> None:
+    with pytest.raises(UserError, match=f"^{word}: an analysis has no use for it; leave it out"):
+        check_used(["model=smollm2-135m", word])
+
+
+def test_a_key_that_does_not_exist_is_refused_as_in_a_run() -> None:
+    command = [sys.executable, "-m", "sparq_eval.analyse", "sample=3"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    assert ended.stderr.strip() == "sparq_eval.analyse: sample=3: there is no key sample; did you mean samples?"
+
+
+def analysis(found: dict[str, Any], **changes: Any) -> Analysis:
+    model = {"name": "tiny/one", "layers": 3, "heads": 2, "groups": 2, "head_size": 8}
+    protocol = {"top": 5, "rs": [2, 3], "ks": [3, 8], "k": 8, "positions": 10, "dtype": "float64"}
+    facts = {"data": {"source": "mirror"}, "protocol": protocol, "prompts": {"count": 4}, "machine": {"device": "CPU"}}
+    told = {"versions": {"torch": "2.9"}, "git": "0" * 40, "command": "analyse", "when": "2024-01-31T12:00:00+00:00"}
+    values: dict[str, Any] = {"model": model, "task": "squad", **facts, **told, "statistics": compact(found)}
+    return Analysis(**(values | changes))
+
+
+def test_a_record_is_read_back_and_is_no_foreign_file(both: Any, tmp_path: Path, capsys: Any) -> None:
+    made = analysis(both("gqa")[0])
+    path = made.save(tmp_path / "records")
+    assert path.name == f"analysis-tiny--one-{made.key}.json"
+    again = analysis(both("gqa")[0], when="2023-01-31T12:00:00+00:00")
+    again.save(tmp_path)
+    (tmp_path / path.name).write_bytes(path.read_bytes())
+    assert load_analyses(tmp_path) == [again, made]
+    assert list(folders(tmp_path)) == []
+    assert verify(tmp_path) == []
+    assert rubbish(tmp_path) == []
+    assert capsys.readouterr().err == ""
+
+
+def test_a_record_that_was_changed_is_named_and_left_out(both: Any, tmp_path: Path, capsys: Any) -> None:
+    path = analysis(both("gqa")[0]).save(tmp_path)
+    content = json.loads(path.read_bytes())
+    content["statistics"]["correlation"]["values"]["sequence"]["excess"] = 0.9
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="it was changed by hand"):
+        read_analysis(path)
+    assert load_analyses(tmp_path) == []
+    assert "it was changed by hand; left out" in capsys.readouterr().err
+    [finding] = verify(tmp_path)
+    assert finding.path == path
+    for name, value in (("model", {"name": "x"}), ("when", "yesterday"), ("statistics", {}), ("task", 3)):
+        with pytest.raises(ValueError, match=name):
+            analysis(both("gqa")[0], **{name: value})

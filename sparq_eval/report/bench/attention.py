@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from sparq_eval.report.bench.chart import Chart, Plot, Series
 from sparq_eval.report.bench.lines import THEORY, Looks, brief, drawn, name_lines, over_positions, theory
 from sparq_eval.report.bench.published import published_lines, within
+from sparq_eval.report.chart import Chart, Plot, Series
 from sparq_eval.results.record import safe
 
 SHAPE = ("device", "dtype", "H", "G", "D")
@@ -17,7 +17,8 @@ XLABEL, TIME, SPEEDUP = "positions S", "time per query (µs)", "speed-up over de
 
 
 def attention_plots(rows: pd.DataFrame, looks: Looks, published: pd.DataFrame) -> Iterator[Plot]:
-    """For each device, dtype and shape of heads: SparQ at one batch and budget, over batches, over budgets.
+    """For each device, dtype and shape of heads: SparQ at one batch and budget; over batches and over budgets where
+    several were timed.
 
     rows: of `bench_rows`; published: the same columns, or empty.
     """
@@ -51,8 +52,12 @@ def attention_plots(rows: pd.DataFrame, looks: Looks, published: pd.DataFrame) -
             )
             for one in batches
         ]
-        yield Plot(f"{name}-batches", f"{where}: r={r}, k={k}", panels, min(len(panels), 2), (THEORY,))
-        yield budgets_plot(f"{name}-budgets", f"{where}: B={B}", shown[shown["B"] == B], looks, pick(others, B))
+        # with one batch or one budget they would show what the first plot shows
+        if len(batches) > 1:
+            yield Plot(f"{name}-batches", f"{where}: r={r}, k={k}", panels, 2 if len(panels) != 3 else 3, (THEORY,))
+        budgets = budgets_plot(f"{name}-budgets", f"{where}: B={B}", shown[shown["B"] == B], looks, pick(others, B))
+        if len(budgets.charts) > 1:
+            yield budgets
 
 
 def budgets_plot(name: str, title: str, rows: pd.DataFrame, looks: Looks, grey: pd.DataFrame) -> Plot:

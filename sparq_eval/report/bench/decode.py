@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pandas as pd
 
 from sparq_eval.report.bench.attention import SPEEDUP, XLABEL
-from sparq_eval.report.bench.chart import Chart, Plot
 from sparq_eval.report.bench.lines import THEORY, Looks, brief, drawn, name_budgets, name_lines, over_positions, theory
 from sparq_eval.report.bench.published import published_lines, within
+from sparq_eval.report.chart import Chart, Plot
 from sparq_eval.results.record import safe
 
 PANEL = ("device", "dtype", "B")

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from sparq_eval.report.bench.chart import Series
 from sparq_eval.report.bench.rows import PLACE, is_fastest_dense
+from sparq_eval.report.chart import Series
 from sparq_eval.report.style import COLOURS, DASHES, DENSE, MARKERS, SPARE_COLOURS, SPARE_MARKERS, label_of
 
 COPY = {"none": "one copy", "fp8": "fp8 copy", "int8": "int8 copy"}

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from sparq_eval.report.bench.chart import Chart, Plot, Series, short
 from sparq_eval.report.bench.lines import brief
 from sparq_eval.report.bench.rows import PLACE
+from sparq_eval.report.chart import Chart, Plot, Series, short
 from sparq_eval.report.style import COLOURS, DENSE, MARKERS, SPARE_COLOURS, label_of, paler
 from sparq_eval.results.record import safe
 

@@ -9,7 +9,7 @@ from sparq_eval.report.bench.attention import BATCH, POSITIONS, SHAPE, choose_bu
 from sparq_eval.report.bench.lines import drawn, name_lines
 from sparq_eval.report.bench.published import kernel_name
 from sparq_eval.report.bench.rows import SIZES
-from sparq_eval.report.bench.sheet import write_sheet
+from sparq_eval.report.sheet import write_sheet
 
 WHAT = ("method", "implementation", "r", "k", "copy", "reallocate")
 TIMED = ("seconds", "low", "high", "repeats", "dense", "dense_seconds", "speedup", "byte_ratio", "share")

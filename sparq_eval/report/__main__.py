@@ -1,4 +1,4 @@
-"""`python -m sparq_eval.report RESULTS [--out OUT] [--transfers …] [--published DIR]` and filters."""
+"""`python -m sparq_eval.report RESULTS [--out OUT] [--transfers …] [--published DIR] [--figure NAME …]` and filters."""
 
 import argparse
 from pathlib import Path
@@ -7,6 +7,7 @@ from rich.console import Console
 
 from sparq_eval.errors import UserError
 from sparq_eval.progress import fail
+from sparq_eval.report.paper import draw_figures
 from sparq_eval.report.terminal import terminal_table
 from sparq_eval.report.write import REPORT, write_report
 
@@ -16,6 +17,18 @@ def main() -> None:
     options = parser().parse_args()
     out = options.out or options.results / REPORT
     try:
+        if options.figure:
+            draw_figures(
+                options.figure,
+                options.results,
+                out,
+                published=options.published,
+                models=options.model,
+                tasks=options.task,
+                methods=options.method,
+                transfers=options.transfers,
+            )
+            return
         frames = write_report(
             options.results,
             out,
@@ -46,7 +59,8 @@ def parser() -> argparse.ArgumentParser:
         default="counted",
         help="what plots show on x: as selected, or the paper's formula",
     )
-    parser.add_argument("--published", type=Path, help="folder with the paper's benchmarks.csv.gz, drawn under ours")
+    parser.add_argument("--published", type=Path, help="folder with the paper's published numbers, drawn under ours")
+    parser.add_argument("--figure", nargs="+", help="figures and tables of the paper alone: fig1 … table4, or all")
     return parser
 
 

@@ -73,8 +73,7 @@ def compose(title: str, cells: Sequence[Cell | None], columns: int, row: float |
     if keys:
         handles = [Line2D([], [], **key.style) for key in keys]
         labels = [drawable(key.label) for key in keys]
-        place = {"loc": "outside lower center", "ncols": across}
-        figure.legend(handles, labels, handlelength=2.2, columnspacing=1.2, **place)
+        figure.legend(handles, labels, loc="outside lower center", ncols=across, handlelength=2.2, columnspacing=1.2)
     return figure
 
 

@@ -17,7 +17,7 @@ from sparq_eval.report.style import drawable
 
 COLUMN, FULL = 3.4, 7.0  # inches: a column of a paper, both of them
 ROW, ROW_ALONE = 2.0, 2.3
-ACROSS = 15  # characters of a title in an inch
+ACROSS = 14  # characters of a title in an inch
 
 
 @dataclass(frozen=True)

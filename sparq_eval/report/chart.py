@@ -65,13 +65,16 @@ class Chart:
 
 @dataclass(frozen=True)
 class Plot:
-    """name: of its files. notes: legend entries that belong to no series: label and dashes."""
+    """name: of its files. notes: legend entries that belong to no series: label and dashes. records: keys of those that
+    its numbers are from.
+    """
 
     name: str
     title: str
     charts: Sequence[Chart]
     columns: int
     notes: Sequence[tuple[str, object]] = ()
+    records: Sequence[str] = ()
 
     @property
     def empty(self) -> bool:

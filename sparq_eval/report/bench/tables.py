@@ -100,7 +100,7 @@ def own(dense: pd.DataFrame, sparq: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             **{"implementation": names, "device": both["device"], "µs per query": micro},
-            **{"speed-up": both["speedup"], "bytes allow": both["byte_ratio"]},
+            **{"speed-up": both["speedup"], "bytes allow": both["byte_ratio"], "record": both["record"]},
         }
     )
 

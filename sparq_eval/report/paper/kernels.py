@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-import pandas as pd
-
 from sparq_eval.report.bench.attention import BATCH, BUDGETS, SPEEDUP, TIME, XLABEL, attention_plots, is_budget
 from sparq_eval.report.bench.lines import Looks, assign_looks, name_lines
 from sparq_eval.report.bench.published import published_lines
@@ -20,15 +18,18 @@ GPU = Missing("a GPU", f"{BENCH} --batch 1 4 16 64 --length 2048 4096 8192 16384
 CPU = Missing("a CPU", f"{BENCH} --batch 1 --length 2048 4096 8192 16384 --dtype float32 --device cpu")
 SWEEP = Missing(
     "several budgets on one device",
-    f"{BENCH} --batch 1 16 64 --length 2048 4096 8192 16384 --r 16 32 64 --k 64 128 256 512 --dtype float16 --device cuda",
+    f"{BENCH} --batch 64 --length 2048 4096 8192 16384 --r 16 32 64 --k 64 128 256 512 --dtype float16 --device cuda",
 )
+
+
+# titles of panels that their axes say again
+PLAIN = ("time", "speed-up")
 
 
 def looks_of(sources: Sources) -> Looks:
     """One look for each line, the same in all figures of benchmarks."""
-    return assign_looks(
-        [label for rows in (sources.attention, sources.decode) if len(rows) for label in name_lines(rows)]
-    )
+    both = (sources.attention, sources.decode)
+    return assign_looks([label for rows in both if len(rows) for label in name_lines(rows)])
 
 
 def lacking(sources: Sources) -> list[Missing]:
@@ -39,16 +40,13 @@ def lacking(sources: Sources) -> list[Missing]:
 
 
 def joined(name: str, title: str, plots: Sequence[Plot], columns: int) -> Plot:
-    """Plots as rows of one; what was a plot's title comes before its panels'."""
+    """One plot of all panels: what was a plot's title comes before its panels'."""
     charts = [
-        replace(
-            chart,
-            title="\n".join(filter(None, (plot.title, "" if chart.title in ("time", "speed-up") else chart.title))),
-        )
+        replace(chart, title="\n".join(filter(None, (plot.title, chart.title if chart.title not in PLAIN else ""))))
         for plot in plots
         for chart in plot.charts
     ]
-    return Plot(name, title, charts, columns, plots[0].notes)
+    return Plot(name, title, charts, columns, plots[0].notes, keys(*(plot.records for plot in plots)))
 
 
 def micro(sources: Sources, endings: Sequence[str]) -> list[Plot]:
@@ -59,15 +57,11 @@ def micro(sources: Sources, endings: Sequence[str]) -> list[Plot]:
     return [plot for plot in plots if plot.name.endswith(tuple(endings)) and not plot.empty]
 
 
-def records_of(rows: pd.DataFrame) -> list[str]:
-    return keys(rows["record"]) if len(rows) else []
-
-
 def figure_8(sources: Sources) -> Drawing:
     plots = micro(sources, ["-positions"])
     if plots:
         plot = joined("fig8", "one decode step of attention", plots, 2)
-        return Drawing([Picture.of(plot)], records_of(sources.attention), lacking(sources))
+        return Drawing([Picture.of(plot)], plot.records, lacking(sources))
     return published_alone(sources)
 
 
@@ -75,11 +69,8 @@ def published_alone(sources: Sources) -> Drawing:
     theirs = sources.paper.benches.attention
     if theirs.empty:
         return Drawing(missing=lacking(sources))
-    chosen = theirs[
-        theirs["gpu"].astype(bool)
-        & (theirs["B"] == BATCH)
-        & ((theirs["method"] == "dense") | is_budget(theirs, *BUDGETS))
-    ]
+    sized = theirs[theirs["gpu"].astype(bool) & (theirs["B"] == BATCH)]
+    chosen = sized[(sized["method"] == "dense") | is_budget(sized, *BUDGETS)]
     charts = [
         Chart("", XLABEL, TIME, tuple(published_lines(chosen, "time")), log=True),
         Chart("", XLABEL, SPEEDUP, tuple(published_lines(chosen, "speedup")), level=1),
@@ -95,7 +86,7 @@ def figure_f1(sources: Sources) -> Drawing:
     if not plots:
         return Drawing(missing=missing)
     plot = joined("figF1", "speed-up of SparQ over batches and budgets", plots, 3)
-    return Drawing([Picture.of(plot)], records_of(sources.attention), missing)
+    return Drawing([Picture.of(plot)], plot.records, missing)
 
 
 def table_4(sources: Sources) -> Drawing:
@@ -103,7 +94,8 @@ def table_4(sources: Sources) -> Drawing:
     if not parts:
         return Drawing(missing=lacking(sources))
     title = "SparQ's implementations at one size"
-    return Drawing([Picture(title, table_4_long(parts), parts)], records_of(sources.attention), lacking(sources))
+    used = keys(table_4_long(parts)["record"].dropna())
+    return Drawing([Picture(title, table_4_long(parts), parts)], used, lacking(sources))
 
 
 def figure_2(sources: Sources) -> Drawing:
@@ -111,13 +103,11 @@ def figure_2(sources: Sources) -> Drawing:
     if not plots:
         return Drawing(missing=lacking(sources))
     plot = joined("fig2", "attention under each machine's ceilings", plots, min(2, len(plots)))
-    return Drawing([Picture.of(plot)], records_of(sources.attention), lacking(sources))
+    return Drawing([Picture.of(plot)], plot.records, lacking(sources))
 
 
 def figure_c1(sources: Sources) -> Drawing:
     """From a formula; the records give where each machine stops waiting for its memory."""
-    rows = sources.attention
-    plot = intensity_plot(rows)
-    used = rows[rows["dtype"].isin(("float16", "bfloat16"))] if len(rows) else rows
-    missing = [] if len(used) else [GPU]
-    return Drawing([Picture.of(plot)], records_of(used), missing, ["the curves are a formula's"])
+    plot = intensity_plot(sources.attention)
+    missing = [] if plot.records else [GPU]
+    return Drawing([Picture.of(plot)], plot.records, missing, ["the curves are a formula's"])

@@ -12,13 +12,13 @@ from sparq_eval.report.bench.attention import SPEEDUP, XLABEL
 from sparq_eval.report.bench.decode import decode_plots, milliseconds
 from sparq_eval.report.bench.lines import THEORY, brief
 from sparq_eval.report.bench.published import GREYS, published_lines
-from sparq_eval.report.bench.rows import is_fastest_dense
+from sparq_eval.report.bench.rows import is_fastest_dense, keys_of
 from sparq_eval.report.chart import Chart, Plot, Series
 from sparq_eval.report.paper.drawing import Drawing, Picture
-from sparq_eval.report.paper.kernels import looks_of, records_of
+from sparq_eval.report.paper.kernels import looks_of
 from sparq_eval.report.paper.models import Missing
 from sparq_eval.report.paper.sources import Sources
-from sparq_eval.report.style import MARKERS, SPARE_COLOURS
+from sparq_eval.report.style import SPARE_COLOURS
 
 BENCH = "python -m sparq_eval.bench decode --model llama-2-7b"
 COMMAND = {
@@ -30,7 +30,6 @@ COMMAND = {
     ),
 }
 MODEL = "llama-2-7b"
-DENSE_MARKERS = tuple(MARKERS.values())
 
 
 def lacking(sources: Sources, kinds: tuple[bool, ...] = (True, False)) -> list[Missing]:
@@ -53,7 +52,7 @@ def figure_3(sources: Sources) -> Drawing:
     if not charts:
         return Drawing(missing=lacking(sources))
     plot = Plot("fig3", "share of a token's time that attention takes", charts, min(2, len(charts)))
-    return Drawing([Picture.of(plot)], records_of(sources.decode), lacking(sources))
+    return Drawing([Picture.of(plot)], keys_of(sources.decode), lacking(sources))
 
 
 def end_to_end(sources: Sources, gpu: bool) -> Drawing:
@@ -68,7 +67,7 @@ def end_to_end(sources: Sources, gpu: bool) -> Drawing:
         notes.append(f"published alone, no records of it: {missing[0].what}")
     if not charts:
         return Drawing(missing=missing)
-    return Drawing([Picture.of(Plot(name, title, charts, 2, (THEORY,)))], records_of(rows), missing, notes)
+    return Drawing([Picture.of(Plot(name, title, charts, 2, (THEORY,)))], keys_of(rows), missing, notes)
 
 
 def alone(theirs: pd.DataFrame) -> Iterator[Chart]:
@@ -88,7 +87,7 @@ def figure_d1(sources: Sources) -> Drawing:
     charts, notes = [], []
     if len(dense):
         for (model, device, dtype, B), group in dense.groupby(["model", "device", "dtype", "B"], sort=False):
-            title = f"{model}, {brief(str(device))}, {dtype}" + (f", B={B}" if B > 1 else "")
+            title = f"{model}, {brief(str(device))}, {dtype}" + ("" if B == 1 else f", B={B}")
             charts.append(Chart(title, "positions S", "time per token (ms)", tuple(fitted(group)), linear=True))
     if theirs := tuple(published(sources)):
         charts.append(Chart("published fits: llama-2-7b", "positions S", "time per token (ms)", theirs, linear=True))
@@ -96,7 +95,7 @@ def figure_d1(sources: Sources) -> Drawing:
     if not charts:
         return Drawing(missing=lacking(sources))
     plot = Plot("figD1", "time of a dense token", charts, min(2, len(charts)))
-    return Drawing([Picture.of(plot)], records_of(dense), lacking(sources), notes)
+    return Drawing([Picture.of(plot)], keys_of(dense), lacking(sources), notes)
 
 
 def fitted(group: pd.DataFrame) -> Iterator[Series]:

@@ -19,12 +19,13 @@ from test_report import measure
 from sparq_eval.errors import UserError
 from sparq_eval.report import write_report
 from sparq_eval.report.bench.attention import attention_plots, nearest
-from sparq_eval.report.bench.chart import Plot, fitting, short, write_plot
 from sparq_eval.report.bench.decode import decode_plots
 from sparq_eval.report.bench.lines import assign_looks, brief, drawn, name_budgets, name_lines
 from sparq_eval.report.bench.published import read_published
 from sparq_eval.report.bench.roofline import intensity, intensity_plot, roofline_plots
 from sparq_eval.report.bench.rows import SIZES, bench_rows
+from sparq_eval.report.canvas import fitting
+from sparq_eval.report.chart import Plot, short, write_plot
 from sparq_eval.results import AttentionRow, Bench, DecodeRow, load, load_benches
 from sparq_eval.results.bench import read
 

@@ -1,5 +1,5 @@
 """`python -m sparq_eval.report RESULTS [--out OUT] [--margin M] [--transfers …] [--published DIR]` and filters;
-`--between A B` compares two settings instead.
+`--figure NAME …` draws the paper's figures, `--between A B` compares two settings, instead.
 """
 
 import argparse
@@ -11,6 +11,7 @@ from rich.console import Console
 from sparq_eval.errors import UserError
 from sparq_eval.progress import fail
 from sparq_eval.report.between import describe_pair
+from sparq_eval.report.paper import draw_figures
 from sparq_eval.report.terminal import terminal_table
 from sparq_eval.report.write import REPORT, write_report
 from sparq_eval.results.frames import load
@@ -24,6 +25,18 @@ def main() -> None:
     try:
         if options.between:
             print(describe_pair(load(options.results), *options.between), end="")
+            return
+        if options.figure:
+            draw_figures(
+                options.figure,
+                options.results,
+                out,
+                published=options.published,
+                models=options.model,
+                tasks=options.task,
+                methods=options.method,
+                transfers=options.transfers,
+            )
             return
         findings = write_report(
             options.results,
@@ -40,7 +53,7 @@ def main() -> None:
     console = Console()
     if findings is not None:
         terminal_table(findings, console)
-    console.print(f"tables and plots: {out}/", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"tables, plots and index.html: {out}/", markup=False, highlight=False, soft_wrap=True)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -69,7 +82,8 @@ def parser() -> argparse.ArgumentParser:
         metavar=("A", "B"),
         help="print what tells two settings apart; keys (results.csv has them) or how they begin",
     )
-    parser.add_argument("--published", type=Path, help="folder with the paper's benchmarks.csv.gz, drawn under ours")
+    parser.add_argument("--published", type=Path, help="folder with the paper's published numbers, drawn under ours")
+    parser.add_argument("--figure", nargs="+", help="figures and tables of the paper alone: fig1 … table4, or all")
     return parser
 
 

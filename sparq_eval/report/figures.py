@@ -1,19 +1,17 @@
 """Trade-off figures: one for each model and task, and one grid for each model, as SVG and PNG."""
 
 from collections.abc import Iterator, Sequence
-from math import ceil
 from pathlib import Path
 
 import matplotlib
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from sparq_eval.progress import progress, say
+from sparq_eval.report.canvas import COLUMN, FULL, compose, save
 from sparq_eval.report.curves import curves
-from sparq_eval.report.panel import Panel, draw
-from sparq_eval.report.style import DASHES, DENSE, RC, Look, drawable, label_of, looks
+from sparq_eval.report.panel import Panel, panel_cells
+from sparq_eval.report.style import RC
 from sparq_eval.results.record import safe
 
 UNIT = 2**20
@@ -21,7 +19,6 @@ XLABEL = {
     "counted": "transfers per token\n(counted, 2²⁰ elements)",
     "nominal": "transfers per token\n(formula, 2²⁰ elements)",
 }
-COLUMN = 3.5  # inches
 GRID_COLUMNS = 3
 
 
@@ -32,9 +29,7 @@ def draw_all(records: pd.DataFrame, out: Path, transfers: str) -> None:
     with progress("plots", len(plans), "figures") as advance, matplotlib.rc_context(RC):
         for name, (_, title, panels) in zip(names, plans, strict=True):
             figure = single(panels[0], XLABEL[transfers]) if title is None else grid(title, panels, XLABEL[transfers])
-            # neither file says when it was made: the same records give the same bytes
-            figure.savefig(out / f"{name}.svg", metadata={"Date": None})
-            figure.savefig(out / f"{name}.png")
+            save(figure, out / name)
             advance(1)
 
 
@@ -61,54 +56,13 @@ def plan(records: pd.DataFrame, transfers: str) -> Iterator[tuple[str, str | Non
 
 
 def single(panel: Panel, xlabel: str) -> Figure:
-    figure = blank(COLUMN, 3.1)
-    shown = legend(figure, [panel])
-    draw(figure.subplots(), panel, shown, xlabel)
-    return figure
+    return compose("", panel_cells([panel], xlabel, COLUMN), 1, row=2.7)
 
 
 def grid(title: str, panels: Sequence[Panel], xlabel: str) -> Figure:
     columns = min(GRID_COLUMNS, len(panels))
-    rows = ceil(len(panels) / columns)
-    figure = blank(max(COLUMN, 2.5 * columns), 2.2 * rows + 0.85)
-    figure.suptitle(drawable(title), fontsize=9)
-    shown = legend(figure, panels)
-    places = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for place, (axes, panel) in enumerate(zip(places, panels, strict=False)):
-        lowest = place + columns >= len(panels)
-        draw(axes, panel, shown, xlabel if lowest else "")
-    for axes in places[len(panels) :]:
-        axes.set_axis_off()
-    return figure
-
-
-def blank(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def legend(figure: Figure, panels: Sequence[Panel]) -> dict[str, Look]:
-    """Put one legend for all panels below them; return how each label is drawn."""
-    every = [line for panel in panels for line in panel.lines]
-    methods = list(dict.fromkeys(line.method for line in every))
-    lines = dict.fromkeys((line.method, line.label, line.rank) for line in every)
-    shown = looks(sorted(lines, key=lambda line: (methods.index(line[0]), line[2])))
-    handles = [
-        Line2D([], [], color=look.colour, marker=look.marker, markeredgecolor="white", markeredgewidth=0.4)
-        for look in shown.values()
-    ]
-    labels = [drawable(label, 36) for label in shown]
-    if any(len(panel.dense) for panel in panels):
-        handles.insert(0, Line2D([], [], color=DENSE, linestyle=DASHES, linewidth=1))
-        labels.insert(0, label_of("dense"))
-    if not labels:
-        return shown
-    longest = max(map(len, labels))
-    fitting = max(1, int(figure.get_figwidth() * 14 / (longest + 6)))
-    columns = ceil(len(labels) / ceil(len(labels) / fitting))
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=1.8, columnspacing=1.2)
-    return shown
+    width = COLUMN if columns == 1 else FULL / columns
+    return compose(title, panel_cells(panels, xlabel, width), columns)
 
 
 def count(samples: pd.Series) -> str:

@@ -3,14 +3,17 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
+from sparq_eval.report.canvas import ACROSS, Cell, Key
 from sparq_eval.report.curves import Curve
-from sparq_eval.report.style import DASHES, DENSE, METRICS, Look, drawable
+from sparq_eval.report.style import DASHES, DENSE, METRICS, Look, drawable, label_of, looks, paler
 
 # worst and best score shown, as multiples of dense: the paper's
 RANGES = {"repetition": (0.0, 1.1), "needle": (0.0, 1.1)}
@@ -20,18 +23,62 @@ SMALLEST = 1 / 10  # of dense's transfers
 
 @dataclass(frozen=True)
 class Panel:
-    """The records of one model and task, their transfers in 2^20 elements as `x`, and their lines."""
+    """The records of one model and task, their transfers in 2^20 elements as `x`, and their lines.
+
+    published: lines of the same model and task that the paper has, laid under them.
+    """
 
     title: str
     records: pd.DataFrame
     lines: Sequence[Curve]
+    published: Sequence[Curve] = ()
 
     @property
     def dense(self) -> pd.DataFrame:
         return self.records[self.records["method"] == "dense"].head(1)
 
+    @property
+    def ylabel(self) -> str:
+        metric = str(self.records["metric"].iloc[0])
+        lower = "" if self.records["higher_is_better"].iloc[0] else "\nlower is better"
+        return drawable(METRICS.get(metric, metric), 36) + lower
 
-def draw(axes: Axes, panel: Panel, looks: dict[str, Look], xlabel: str) -> None:
+
+def panel_cells(panels: Sequence[Panel], xlabel: str, width: float) -> list[Cell]:
+    """Panels of one figure, a method looking the same in all of them. width: of each in inches."""
+    shown = appearance([line for panel in panels for line in panel.lines])
+    theirs = appearance([line for panel in panels for line in panel.published])
+    cells = []
+    for panel in panels:
+        keys = (
+            [Key(label_of("dense"), {"color": DENSE, "linestyle": DASHES, "linewidth": 1})] if len(panel.dense) else []
+        )
+        keys += [Key(drawable(line.label, 36), own_style(shown[line.label])) for line in panel.lines]
+        keys += [
+            Key(f"published: {drawable(line.label, 36)}", published_style(theirs[line.label]), True)
+            for line in panel.published
+        ]
+        paint = partial(draw, panel=panel, looks=shown, published=theirs, width=width)
+        cells.append(Cell(paint, xlabel, panel.ylabel, keys))
+    return cells
+
+
+def appearance(lines: Sequence[Curve]) -> dict[str, Look]:
+    methods = list(dict.fromkeys(line.method for line in lines))
+    every = dict.fromkeys((line.method, line.label, line.rank) for line in lines)
+    return looks(sorted(every, key=lambda line: (methods.index(line[0]), line[2])))
+
+
+def own_style(look: Look) -> dict[str, Any]:
+    return {"color": look.colour, "marker": look.marker, "markeredgecolor": "white", "markeredgewidth": 0.4}
+
+
+def published_style(look: Look) -> dict[str, Any]:
+    pale = paler(look.colour, 0.45)
+    return {"color": pale, "marker": look.marker, "markersize": 2.6, "linestyle": (0, (3, 1.2)), "linewidth": 0.9}
+
+
+def draw(axes: Axes, panel: Panel, looks: dict[str, Look], published: dict[str, Look], width: float) -> None:
     worst, best = score_range(panel)
     left, right = transfer_range(panel)
     axes.set_xscale("log", base=2)
@@ -41,11 +88,11 @@ def draw(axes: Axes, panel: Panel, looks: dict[str, Look], xlabel: str) -> None:
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_major_formatter(FixedFormatter([f"{tick:g}" for tick in ticks]))
     axes.xaxis.set_minor_locator(NullLocator())
-    metric = str(panel.records["metric"].iloc[0])
-    lower = "" if panel.records["higher_is_better"].iloc[0] else "\nlower is better"
-    axes.set_ylabel(drawable(METRICS.get(metric, metric), 36) + lower)
-    axes.set_xlabel(xlabel)
-    axes.set_title(drawable(panel.title))
+    longest = int(width * ACROSS)
+    axes.set_title("\n".join(drawable(line, longest) for line in panel.title.splitlines()))
+    for line in panel.published:
+        x, value = line.points["x"], line.points["value"]
+        axes.plot(x, value, zorder=1.8, **published_style(published[line.label]))
     for line in panel.lines:
         draw_line(axes, line, looks[line.label])
     for x, value in panel.dense[["x", "value"]].dropna().itertuples(index=False):
@@ -57,7 +104,7 @@ def draw(axes: Axes, panel: Panel, looks: dict[str, Look], xlabel: str) -> None:
 def draw_line(axes: Axes, line: Curve, look: Look) -> None:
     x, value, error = (line.points[name].to_numpy(dtype=float) for name in ("x", "value", "stderr"))
     axes.fill_between(x, value - error, value + error, color=look.colour, alpha=0.14, linewidth=0)
-    axes.plot(x, value, color=look.colour, marker=look.marker, markeredgecolor="white", markeredgewidth=0.4)
+    axes.plot(x, value, **own_style(look))
 
 
 def mark_hidden(axes: Axes, panel: Panel, looks: dict[str, Look], worst: float, best: float) -> None:
@@ -90,6 +137,8 @@ def score_range(panel: Panel) -> tuple[float, float]:
     if dense.empty or not dense.iloc[0] > 0:
         pad = (values.max() - values.min()) * 0.08 or abs(values.max()) * 0.05 or 0.5
         low, high = values.min() - pad, values.max() + pad
+        # where no score is below zero, neither is the axis
+        low = max(low, 0.0) if values.min() >= 0 else low
         return (low, high) if upward else (high, low)
     worst, best = RANGES.get(str(records["task"].iloc[0]), UPWARD) if upward else DOWNWARD
     anchor = float(dense.iloc[0])

@@ -74,7 +74,7 @@ def looks(lines: Sequence[tuple[str, str, float]]) -> dict[str, Look]:
     return result
 
 
-def paler(colour: str, share: float) -> tuple[float, float, float]:
+def paler(colour: str | tuple[float, float, float], share: float) -> tuple[float, float, float]:
     """`colour` with a share of white."""
     red, green, blue = (part + (1 - part) * share for part in to_rgb(colour))
     return red, green, blue

@@ -16,11 +16,13 @@ from sparq_eval.report.bench.published import read_published
 from sparq_eval.report.figures import draw_all
 from sparq_eval.report.findings import Findings, find
 from sparq_eval.report.latex import latex, latex_headline
+from sparq_eval.report.page import write_page
 from sparq_eval.report.tables import headline_csv, headline_markdown, markdown, results_csv, samples_csv
 from sparq_eval.report.terminal import terminal_table
 from sparq_eval.report.text import decimals, fixed, gap, short_settings
 from sparq_eval.results.bench import load_benches
 from sparq_eval.results.frames import Frames, NoRecords, load
+from sparq_eval.results.prompts import load_prompts
 from sparq_eval.statistics import MARGIN
 
 REPORT = "report"
@@ -53,7 +55,7 @@ def write_report(
         findings = None
     if findings is not None:
         comment(findings.records)
-        write(findings, findings.records, out, transfers)
+        write(findings, findings.records, root, out, transfers)
     if benches:
         with writing(out):
             write_benches(benches, out, theirs)
@@ -70,14 +72,14 @@ def report_run(root: Path, entries: Sequence[Path]) -> Findings:
     touched = records.merge(own[["model", "task"]].drop_duplicates())
     out = Path(root) / REPORT
     comment(touched)
-    write(findings, touched, out, "counted")
+    write(findings, touched, root, out, "counted")
     console = Console()
     terminal_table(findings.of(own["key"].to_list()), console)
-    console.print(f"tables and plots: {out}/", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"tables, plots and index.html: {out}/", markup=False, highlight=False, soft_wrap=True)
     return findings
 
 
-def write(findings: Findings, drawn: pd.DataFrame, out: Path, transfers: str) -> None:
+def write(findings: Findings, drawn: pd.DataFrame, root: Path, out: Path, transfers: str) -> None:
     with writing(out):
         results_csv(findings, out / "results.csv")
         samples_csv(findings.frames.samples, out / "samples.csv")
@@ -90,6 +92,7 @@ def write(findings: Findings, drawn: pd.DataFrame, out: Path, transfers: str) ->
         ):
             (out / name).write_text(text, encoding="utf-8")
         draw_all(drawn, out, transfers)
+        write_page(findings.frames, findings.comparisons, findings.headline, load_prompts(root), out)
 
 
 @contextmanager

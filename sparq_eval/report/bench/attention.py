@@ -5,9 +5,10 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from sparq_eval.report.bench.chart import Chart, Plot, Series
 from sparq_eval.report.bench.lines import THEORY, Looks, brief, drawn, name_lines, over_positions, theory
 from sparq_eval.report.bench.published import published_lines, within
+from sparq_eval.report.bench.rows import keys_of
+from sparq_eval.report.chart import Chart, Plot, Series
 from sparq_eval.results.record import safe
 
 SHAPE = ("device", "dtype", "H", "G", "D")
@@ -17,7 +18,8 @@ XLABEL, TIME, SPEEDUP = "positions S", "time per query (µs)", "speed-up over de
 
 
 def attention_plots(rows: pd.DataFrame, looks: Looks, published: pd.DataFrame) -> Iterator[Plot]:
-    """For each device, dtype and shape of heads: SparQ at one batch and budget, over batches, over budgets.
+    """For each device, dtype and shape of heads: SparQ at one batch and budget; over batches and over budgets where
+    several were timed.
 
     rows: of `bench_rows`; published: the same columns, or empty.
     """
@@ -40,7 +42,7 @@ def attention_plots(rows: pd.DataFrame, looks: Looks, published: pd.DataFrame) -
             Chart("time", XLABEL, TIME, lines_of(at_batch, looks, grey_batch, "time"), log=True),
             Chart("speed-up", XLABEL, SPEEDUP, lines_of(at_batch, looks, grey_batch, "speedup"), level=1),
         )
-        yield Plot(f"{name}-positions", f"{where}: B={B}, r={r}, k={k}", charts, 2, (THEORY,))
+        yield Plot(f"{name}-positions", f"{where}: B={B}, r={r}, k={k}", charts, 2, (THEORY,), keys_of(at_batch))
         batches = sorted(at_budget.loc[at_budget["method"] == "sparq", "B"].unique())
         panels = [
             Chart(
@@ -51,8 +53,19 @@ def attention_plots(rows: pd.DataFrame, looks: Looks, published: pd.DataFrame) -
             )
             for one in batches
         ]
-        yield Plot(f"{name}-batches", f"{where}: r={r}, k={k}", panels, min(len(panels), 2), (THEORY,))
-        yield budgets_plot(f"{name}-budgets", f"{where}: B={B}", shown[shown["B"] == B], looks, pick(others, B))
+        # with one batch or one budget they would show what the first plot shows
+        if len(batches) > 1:
+            yield Plot(
+                f"{name}-batches",
+                f"{where}: r={r}, k={k}",
+                panels,
+                2 if len(panels) != 3 else 3,
+                (THEORY,),
+                keys_of(at_budget),
+            )
+        budgets = budgets_plot(f"{name}-budgets", f"{where}: B={B}", shown[shown["B"] == B], looks, pick(others, B))
+        if len(budgets.charts) > 1:
+            yield budgets
 
 
 def budgets_plot(name: str, title: str, rows: pd.DataFrame, looks: Looks, grey: pd.DataFrame) -> Plot:
@@ -65,7 +78,7 @@ def budgets_plot(name: str, title: str, rows: pd.DataFrame, looks: Looks, grey: 
         others = grey[is_budget(grey, r, k)] if len(grey) else grey
         panels.append(Chart(f"r={r}, k={k}", XLABEL, SPEEDUP, lines_of(own, looks, others, "speedup"), level=1))
     across = sparq.groupby("r")["k"].nunique().max()
-    return Plot(name, title, panels, min(len(panels), 3 if across > 2 else 2), (THEORY,))
+    return Plot(name, title, panels, min(len(panels), 3 if across > 2 else 2), (THEORY,), keys_of(rows))
 
 
 def lines_of(rows: pd.DataFrame, looks: Looks, grey: pd.DataFrame, what: str) -> tuple[Series, ...]:

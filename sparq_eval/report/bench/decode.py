@@ -5,9 +5,10 @@ from collections.abc import Iterator
 import pandas as pd
 
 from sparq_eval.report.bench.attention import SPEEDUP, XLABEL
-from sparq_eval.report.bench.chart import Chart, Plot
 from sparq_eval.report.bench.lines import THEORY, Looks, brief, drawn, name_budgets, name_lines, over_positions, theory
 from sparq_eval.report.bench.published import published_lines, within
+from sparq_eval.report.bench.rows import keys_of
+from sparq_eval.report.chart import Chart, Plot
 from sparq_eval.results.record import safe
 
 PANEL = ("device", "dtype", "B")
@@ -43,8 +44,14 @@ def decode_plots(rows: pd.DataFrame, looks: Looks, published: pd.DataFrame) -> I
                 percent = tuple(over_positions(known, known["attention_share"] * 100, looks))
                 shares.append(Chart(where, XLABEL, "time in attention (%)", percent))
         name = f"bench-{safe(str(model))}"
-        yield Plot(f"{name}-token", f"{model}: time per token", times, 2, (THEORY,))
-        yield Plot(f"{name}-attention-share", f"{model}: share of attention", shares, min(2, max(1, len(shares))))
+        yield Plot(f"{name}-token", f"{model}: time per token", times, 2, (THEORY,), keys_of(of_model))
+        yield Plot(
+            f"{name}-attention-share",
+            f"{model}: share of attention",
+            shares,
+            min(2, max(1, len(shares))),
+            records=keys_of(of_model),
+        )
 
 
 def milliseconds(grey: pd.DataFrame) -> Iterator:

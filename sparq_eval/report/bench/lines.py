@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from sparq_eval.report.bench.chart import Series
 from sparq_eval.report.bench.rows import PLACE, is_fastest_dense
+from sparq_eval.report.chart import Series
 from sparq_eval.report.style import COLOURS, DASHES, DENSE, MARKERS, SPARE_COLOURS, SPARE_MARKERS, label_of
 
 COPY = {"none": "one copy", "fp8": "fp8 copy", "int8": "int8 copy"}
@@ -30,13 +30,15 @@ Looks = dict[str, Look]
 
 
 def name_lines(rows: pd.DataFrame) -> pd.Series:
-    """The label of each row's line, without its budgets: method, what ran it, the copy that step 1 reads."""
-    both = {
-        method: group["reallocate"].nunique(dropna=True) > 1
-        for method, group in rows.groupby("method")
-        if "reallocate" in rows
-    }
-    return pd.Series([label(row, both.get(row["method"], False)) for row in rows.to_dict("records")], index=rows.index)
+    """The label of each row's line, without its budgets: method, what ran it, the copy that step 1 reads, and whether
+    it reallocates where rows of the same device, dtype and shape differ in that.
+    """
+    both = pd.Series(False, index=rows.index)
+    if "reallocate" in rows:
+        shape = [name for name in ("method", *PLACE, "H", "G", "D", "model") if name in rows]
+        both = rows.groupby(shape)["reallocate"].transform("nunique") > 1
+    labels = [label(row, several) for row, several in zip(rows.to_dict("records"), both, strict=True)]
+    return pd.Series(labels, index=rows.index)
 
 
 def label(row: dict, reallocation: bool) -> str:

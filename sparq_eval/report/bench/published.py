@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from sparq_eval.errors import UserError
-from sparq_eval.report.bench.chart import Series
 from sparq_eval.report.bench.lines import brief
+from sparq_eval.report.chart import Series
 
 FILE = "benchmarks.csv.gz"
 NEEDED = ("device", "device_name", "kernel", "batch_size", "sequence_length", "n_head", "head_dim", "dtype", "r", "k")

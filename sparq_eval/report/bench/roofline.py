@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from sparq_eval.report.bench.chart import Chart, Plot, Series, short
 from sparq_eval.report.bench.lines import brief
-from sparq_eval.report.bench.rows import PLACE
+from sparq_eval.report.bench.rows import PLACE, keys_of
+from sparq_eval.report.chart import Chart, Plot, Series, short
 from sparq_eval.report.style import COLOURS, DENSE, MARKERS, SPARE_COLOURS, label_of, paler
 from sparq_eval.results.record import safe
 
@@ -36,8 +36,21 @@ def roofline_plots(rows: pd.DataFrame) -> Iterator[Plot]:
         # what has few points above what has many
         points.sort(key=lambda series: -len(series.points))
         ceiling = tuple(ceilings(group))
-        chart = Chart("", "arithmetic intensity (flop per byte)", "Tflop/s", (*ceiling, *points), log=True)
-        yield Plot(f"bench-{safe(str(device))}-{dtype}-roofline", f"{brief(str(device))}, {dtype}", (chart,), 1)
+        chart = Chart(limits(group), "arithmetic intensity (flop per byte)", "Tflop/s", (*ceiling, *points), log=True)
+        yield Plot(
+            f"bench-{safe(str(device))}-{dtype}-roofline",
+            f"{brief(str(device))}, {dtype}",
+            (chart,),
+            1,
+            records=keys_of(group),
+        )
+
+
+def limits(group: pd.DataFrame) -> str:
+    """The two ceilings in words, those that were measured."""
+    copy, matmul = group["copy_ceiling"].max(), group["matmul_ceiling"].max()
+    parts = [f"copy {copy / 1e9:,.0f} GB/s"] if copy > 0 else []
+    return ", ".join([*parts, *([f"matmul {matmul / 1e12:,.3g} Tflop/s"] if matmul > 0 else [])])
 
 
 def ceilings(group: pd.DataFrame) -> Iterator[Series]:
@@ -50,11 +63,11 @@ def ceilings(group: pd.DataFrame) -> Iterator[Series]:
     if copy > 0:
         end = min(high, matmul / copy) if matmul > 0 else high
         slope = pd.DataFrame({"x": [low, end], "y": [copy * low / 1e12, copy * end / 1e12]})
-        yield Series(f"copy, {copy / 1e9:,.0f} GB/s", slope, "#555555", dashes=(0, (4, 2)), width=1)
+        yield Series("measured copy", slope, "#555555", dashes=(0, (4, 2)), width=1)
     if matmul > 0:
         start = matmul / copy if copy > 0 else low
         level = pd.DataFrame({"x": [start, high], "y": [matmul / 1e12] * 2})
-        yield Series(f"matmul, {matmul / 1e12:,.3g} Tflop/s", level, "#555555", width=1)
+        yield Series("measured matmul", level, "#555555", width=1)
 
 
 def intensity(B: np.ndarray, rho: float, g: int) -> np.ndarray:
@@ -71,9 +84,10 @@ def intensity(B: np.ndarray, rho: float, g: int) -> np.ndarray:
 def intensity_plot(rows: pd.DataFrame) -> Plot:
     """The curve over B for some rho and g, and where each measured machine would leave off waiting for its memory."""
     balances = {}
-    if len(rows):
-        # elements of 16 bits alone: of those, flop per byte is multiply-adds per element
-        for device, group in rows[rows["dtype"].isin(("float16", "bfloat16"))].groupby("device"):
+    # elements of 16 bits alone: of those, flop per byte is multiply-adds per element
+    measured = rows[rows["dtype"].isin(("float16", "bfloat16"))] if len(rows) else rows
+    if len(measured):
+        for device, group in measured.groupby("device"):
             balance = (group["matmul_ceiling"] / group["copy_ceiling"]).max()
             if balance > 0:
                 balances[f"balance of {brief(str(device))}"] = balance
@@ -94,4 +108,5 @@ def intensity_plot(rows: pd.DataFrame) -> Plot:
         ]
         title = f"g = {g} query head{'s' if g > 1 else ''} per key/value head"
         charts.append(Chart(title, "batch B", "multiply-adds per element", lines, log=True))
-    return Plot("bench-arithmetic-intensity", "decoding: (6 + rho g) / (6/B + rho), rho = S / (g d)", charts, 2)
+    title = "decoding: (6 + rho g) / (6/B + rho), rho = S / (g d)"
+    return Plot("bench-arithmetic-intensity", title, charts, 2, records=keys_of(measured))

@@ -84,5 +84,10 @@ def beside_dense(frame: pd.DataFrame, sizes: Sequence[str]) -> pd.DataFrame:
     return frame
 
 
+def keys_of(rows: pd.DataFrame) -> tuple[str, ...]:
+    """Of the records that rows are from, each once."""
+    return tuple(dict.fromkeys(rows["record"])) if len(rows) else ()
+
+
 def is_fastest_dense(frame: pd.DataFrame) -> pd.Series:
     return (frame["method"] == "dense") & (frame["speedup"] == 1)

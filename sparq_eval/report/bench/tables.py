@@ -1,6 +1,6 @@
 """Benchmarks as tables: every row beside the fastest dense, and SparQ's implementations at one size (Table 4)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -9,7 +9,7 @@ from sparq_eval.report.bench.attention import BATCH, POSITIONS, SHAPE, choose_bu
 from sparq_eval.report.bench.lines import drawn, name_lines
 from sparq_eval.report.bench.published import kernel_name
 from sparq_eval.report.bench.rows import SIZES
-from sparq_eval.report.bench.sheet import write_sheet
+from sparq_eval.report.sheet import write_sheet
 
 WHAT = ("method", "implementation", "r", "k", "copy", "reallocate")
 TIMED = ("seconds", "low", "high", "repeats", "dense", "dense_seconds", "speedup", "byte_ratio", "share")
@@ -61,8 +61,18 @@ def shown(group: pd.DataFrame, kind: str) -> pd.DataFrame:
 
 
 def write_table4(rows: pd.DataFrame, published: pd.DataFrame, out: Path) -> None:
-    """Write `out`/bench-table4.csv and .md: time per query and speed-up of the fastest dense and of SparQ, at S=4096,
-    B=64, r=32, k=128 or the nearest that was timed; below it what was published at the same.
+    """Write `out`/bench-table4.csv and .md, if there is anything to compare."""
+    if parts := table_4_parts(rows, published):
+        write_sheet(table_4_long(parts), parts, "SparQ's implementations at one size", out / "bench-table4")
+
+
+def table_4_long(parts: Sequence[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
+    return pd.concat([table.assign(sizes=title) for title, table in parts])
+
+
+def table_4_parts(rows: pd.DataFrame, published: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """For each device, dtype and shape a heading and a table: time per query and speed-up of the fastest dense and of
+    SparQ, at S=4096, B=64, r=32, k=128 or the nearest that was timed; below it what was published at the same.
     """
     parts = []
     for names, group in rows.assign(line=name_lines(rows)).groupby(list(SHAPE), sort=False):
@@ -80,9 +90,7 @@ def write_table4(rows: pd.DataFrame, published: pd.DataFrame, out: Path) -> None
             f"{', '.join(map(str, names[:2]))}, H={names[2]}, G={names[3]}, D={names[4]}: B={B}, S={S}, r={r}, k={k}"
         )
         parts.append((title, pd.concat([own(dense.head(1), sparq), theirs(comparable(published, group), B, S, r, k)])))
-    if parts:
-        long = pd.concat([table.assign(sizes=title) for title, table in parts])
-        write_sheet(long, parts, "SparQ's implementations at one size", out / "bench-table4")
+    return parts
 
 
 def own(dense: pd.DataFrame, sparq: pd.DataFrame) -> pd.DataFrame:
@@ -92,7 +100,7 @@ def own(dense: pd.DataFrame, sparq: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             **{"implementation": names, "device": both["device"], "µs per query": micro},
-            **{"speed-up": both["speedup"], "bytes allow": both["byte_ratio"]},
+            **{"speed-up": both["speedup"], "bytes allow": both["byte_ratio"], "record": both["record"]},
         }
     )
 

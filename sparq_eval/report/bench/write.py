@@ -5,13 +5,13 @@ from pathlib import Path
 
 from sparq_eval.progress import progress
 from sparq_eval.report.bench.attention import attention_plots
-from sparq_eval.report.bench.chart import write_plot
 from sparq_eval.report.bench.decode import decode_plots
 from sparq_eval.report.bench.lines import assign_looks, name_lines
 from sparq_eval.report.bench.published import Published
 from sparq_eval.report.bench.roofline import intensity_plot, roofline_plots
 from sparq_eval.report.bench.rows import bench_rows
 from sparq_eval.report.bench.tables import write_rows, write_table4
+from sparq_eval.report.chart import write_plot
 from sparq_eval.results.bench import Bench
 
 

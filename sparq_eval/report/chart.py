@@ -1,8 +1,9 @@
 """A figure of line charts with one legend, and the same numbers as a table, written together."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, log2, log10
+from functools import partial
+from math import log2, log10
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from sparq_eval.report.bench.sheet import write_sheet
-from sparq_eval.report.figures import COLUMN, blank
+from sparq_eval.report import canvas
+from sparq_eval.report.canvas import COLUMN, FULL, Cell, Key
 from sparq_eval.report.panel import powers
+from sparq_eval.report.sheet import write_sheet
 from sparq_eval.report.style import RC, drawable
 
 Colour = str | tuple[float, float, float]
@@ -47,7 +48,9 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """x is logarithmic to base 2; y is linear from zero, or logarithmic. level: a thin line across, or None."""
+    """x is logarithmic to base 2, or `linear`, or has `names` for its whole numbers; y is logarithmic, or linear `zero`
+    upwards. level: a thin line across, or None.
+    """
 
     title: str
     xlabel: str
@@ -55,76 +58,96 @@ class Chart:
     series: Sequence[Series]
     log: bool = False
     level: float | None = None
+    linear: bool = False
+    names: Mapping[int, str] | None = None
+    zero: bool = True
 
 
 @dataclass(frozen=True)
 class Plot:
-    """name: of its files. notes: legend entries that belong to no series: label and dashes."""
+    """name: of its files. notes: legend entries that belong to no series: label and dashes. records: keys of those that
+    its numbers are from.
+    """
 
     name: str
     title: str
     charts: Sequence[Chart]
     columns: int
     notes: Sequence[tuple[str, object]] = ()
+    records: Sequence[str] = ()
+
+    @property
+    def empty(self) -> bool:
+        return not any(len(series.points) for chart in self.charts for series in chart.series)
 
 
 def write_plot(plot: Plot, out: Path) -> None:
     """Write `out`/<name>.svg, .png, .csv and .md. A plot without a point writes nothing."""
-    if not any(len(series.points) for chart in plot.charts for series in chart.series):
+    if plot.empty:
         return
     with matplotlib.rc_context(RC):
-        figure = compose(plot)
-        # neither file says when it was made: the same records give the same bytes
-        figure.savefig(out / f"{plot.name}.svg", metadata={"Date": None})
-        figure.savefig(out / f"{plot.name}.png")
+        canvas.save(compose(plot), out / plot.name)
     write_sheet(long_table(plot), wide_tables(plot), plot.title, out / plot.name)
 
 
 def compose(plot: Plot) -> Figure:
-    rows = ceil(len(plot.charts) / plot.columns)
-    width = COLUMN if plot.columns == 1 else 2.5 * plot.columns + 0.2
-    handles, labels = entries(plot)
-    columns = fitting(labels, width)
-    depth = 0.17 * ceil(len(labels) / columns)
-    figure = blank(width, (2.2 if plot.columns == 1 else 2.0) * rows + 0.5 + depth)
-    figure.suptitle(drawable(plot.title, int(width * 15)), fontsize=8.5)
-    places = list(figure.subplots(rows, plot.columns, squeeze=False).flat)
-    for place, (axes, chart) in enumerate(zip(places, plot.charts, strict=False)):
-        lowest = place + plot.columns >= len(plot.charts)
-        first = place % plot.columns == 0 or chart.ylabel != plot.charts[place - 1].ylabel
-        draw(axes, chart, chart.xlabel if lowest else "", chart.ylabel if first else "")
-    for axes in places[len(plot.charts) :]:
-        axes.set_axis_off()
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=2.2, columnspacing=1.2)
-    return figure
+    notes = [
+        Key(name, {"color": "#555555", "linestyle": dashes, "linewidth": 0.9}, True) for name, dashes in plot.notes
+    ]
+    width = COLUMN if plot.columns == 1 else FULL / plot.columns
+    return canvas.compose(plot.title, [cell(chart, width, notes) for chart in plot.charts], plot.columns)
 
 
-def draw(axes: Axes, chart: Chart, xlabel: str, ylabel: str) -> None:
-    axes.set_xscale("log", base=2)
-    axes.set_title("\n".join(drawable(line, 44) for line in chart.title.splitlines()))
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
+def cell(chart: Chart, width: float = COLUMN, notes: Sequence[Key] = ()) -> Cell:
+    """width: of the panel in inches, which its title has to fit."""
+    listed = [series for series in chart.series if series.listed and len(series.points)]
+    keys = [Key(series.label, series.style, series.under) for series in listed]
+    return Cell(partial(draw, chart=chart, width=width), chart.xlabel, chart.ylabel, (*keys, *notes))
+
+
+def draw(axes: Axes, chart: Chart, width: float) -> None:
+    if not (chart.linear or chart.names):
+        axes.set_xscale("log", base=2)
+    lines = [line for part in chart.title.splitlines() for line in canvas.wrapped(part, width)]
+    axes.set_title("\n".join(drawable(line) for line in lines))
     if chart.log:
         axes.set_yscale("log")
     for series in chart.series:
-        x, y = series.points["x"].to_numpy(dtype=float), series.points["y"].to_numpy(dtype=float)
-        if "low" in series.points:
-            low, high = series.points["low"].to_numpy(dtype=float), series.points["high"].to_numpy(dtype=float)
-            axes.fill_between(x, low, high, color=series.colour, alpha=0.14, linewidth=0)
-        axes.plot(x, y, zorder=1.8 if series.under else 2, **series.style)
+        draw_series(axes, series, bars=chart.names is not None)
     if chart.level is not None:
         axes.axhline(chart.level, color="#333333", linewidth=0.6, zorder=1)
-    if not chart.log:
+    if chart.zero and not chart.log:
         axes.set_ylim(bottom=0)
     scale(axes, chart)
 
 
+def draw_series(axes: Axes, series: Series, bars: bool) -> None:
+    """low and high as a band, or as bars of error."""
+    x, y = series.points["x"].to_numpy(dtype=float), series.points["y"].to_numpy(dtype=float)
+    if "low" in series.points:
+        low, high = series.points["low"].to_numpy(dtype=float), series.points["high"].to_numpy(dtype=float)
+        if bars:
+            axes.vlines(x, low, high, color=series.colour, linewidth=0.8, zorder=1.9)
+        else:
+            axes.fill_between(x, low, high, color=series.colour, alpha=0.14, linewidth=0)
+    axes.plot(x, y, zorder=1.8 if series.under else 2, **series.style)
+
+
 def scale(axes: Axes, chart: Chart) -> None:
     """Ticks as plain numbers: powers of two along x, decades (with 2 and 5, if they are few) along y."""
-    ticks = powers(*axes.get_xlim())
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
-    axes.xaxis.set_major_formatter(FixedFormatter(list(map(short, ticks))))
-    axes.xaxis.set_minor_locator(NullLocator())
+    if chart.names:
+        axes.set_xticks(list(chart.names), list(chart.names.values()))
+        axes.set_xlim(min(chart.names) - 0.5, max(chart.names) + 0.5)
+    elif chart.linear:
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+        axes.set_xlim(left=0)
+        step = 2.0 ** np.ceil(np.log2(max(axes.get_xlim()[1], 1) / 5))
+        axes.xaxis.set_major_locator(FixedLocator(list(np.arange(0, axes.get_xlim()[1], step))))
+    else:
+        ticks = powers(*axes.get_xlim())
+        axes.xaxis.set_major_locator(FixedLocator(ticks))
+        axes.xaxis.set_major_formatter(FixedFormatter(list(map(short, ticks))))
+        axes.xaxis.set_minor_locator(NullLocator())
     if chart.log:
         low, high = axes.get_ylim()
         axes.yaxis.set_major_locator(LogLocator(10, subs=subdivisions(log10(high / low))))
@@ -141,31 +164,9 @@ def subdivisions(decades: float) -> tuple[int, ...]:
 
 def short(number: float) -> str:
     """4096 as 4k, a fraction as 1/4."""
-    if number >= 1024 and log2(number) % 1 == 0:
+    if number >= 1024 and number % 1024 == 0 and (number >= 2**14 or log2(number) % 1 == 0):
         return f"{number / 1024:g}k"
-    return f"1/{1 / number:g}" if number < 1 else f"{number:g}"
-
-
-def entries(plot: Plot) -> tuple[list[Line2D], list[str]]:
-    """The legend: each label once, as it is first drawn, then the notes."""
-    shown: dict[str, Series] = {}
-    for chart in plot.charts:
-        for series in chart.series:
-            if series.listed and len(series.points):
-                shown.setdefault(series.label, series)
-    ranked = sorted(shown.values(), key=lambda series: series.under)
-    handles = [Line2D([], [], **series.style) for series in ranked]
-    handles += [Line2D([], [], color="#555555", linestyle=dashes, linewidth=0.9) for _, dashes in plot.notes]
-    return handles, [drawable(label, 60) for label in (*(one.label for one in ranked), *dict(plot.notes))]
-
-
-def fitting(labels: Sequence[str], width: float) -> int:
-    """How many columns of the legend fit into a width in inches, filled downwards as matplotlib does."""
-    for columns in range(min(len(labels), 4), 1, -1):
-        parts = np.array_split(list(map(len, labels)), columns)
-        if sum(max(part) + 7 for part in parts) <= width * 18:
-            return columns
-    return 1
+    return f"1/{1 / number:g}" if 0 < number < 1 else f"{number:g}"
 
 
 def long_table(plot: Plot) -> pd.DataFrame:

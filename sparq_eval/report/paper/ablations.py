@@ -1,0 +1,158 @@
+"""Figure 7: what SparQ owes to how it ranks positions (a), to its temperature (b), and to its two budgets (c)."""
+
+import json
+from collections.abc import Sequence
+
+import pandas as pd
+
+from sparq_eval.report.canvas import FULL, Cell, compose
+from sparq_eval.report.chart import Chart, Series, cell
+from sparq_eval.report.curves import Curve
+from sparq_eval.report.figures import XLABEL, count
+from sparq_eval.report.panel import Panel, panel_cells
+from sparq_eval.report.paper.drawing import Drawing, Picture, keys
+from sparq_eval.report.paper.models import LLAMA2_7B, Missing, measure
+from sparq_eval.report.paper.sources import PAPER_K, Sources
+from sparq_eval.report.style import COLOURS, MARKERS, METRICS, SPARE_COLOURS, paler
+
+SCORES = {"query": "SparQ", "low_rank": "random low rank", "oracle": "exact scores, free"}
+TEMPERATURES = {"none": "no real-\nlocation", "sqrt_r": "√r", "sqrt_d": "√d", "coverage": "√(d·cov.)"}
+TASK = "squad"
+SWEPT = ("squad", "repetition")  # of r and k
+HUES = (COLOURS["sparq"], SPARE_COLOURS[0], COLOURS["lm_infinite"], COLOURS["flexgen"])
+MARKS = tuple(MARKERS.values())
+
+
+def figure_7(sources: Sources) -> Drawing:
+    """Of the paper's Llama 2 7B where there is something of it, otherwise of the model with most settings of SparQ."""
+    model = model_of(sources)
+    makers = {"a": by_score, "b": by_temperature, "c": by_budgets}
+    cells: list[Cell | None] = []
+    numbers, lacking, alone = [], [], []
+    for letter, make in makers.items():
+        for task in SWEPT if letter == "c" else (TASK,):
+            own = select(letter, unfolded(sources.settings_of(model, task)))
+            theirs = select(letter, unfolded(sources.published_of(LLAMA2_7B.name, task, f"Fig 7{letter}")))
+            if LLAMA2_7B.name != model:
+                theirs = theirs.head(0)
+            if own.empty:
+                lacking.append(Missing(f"{LLAMA2_7B.name} {task}, panel {letter}", COMMANDS[letter](task)))
+            if own.empty and theirs.empty:
+                continue
+            if own.empty:
+                alone.append(f"{letter} ({task})")
+            cells.append(make(f"({letter}) {task}", own, theirs, sources))
+            numbers.append(own.assign(panel=letter))
+    if not cells:
+        return Drawing(missing=lacking)
+    table = pd.concat(numbers) if numbers else pd.DataFrame()
+    names = ["panel", "task", "score", "temperature", "r", "k", "samples", "value", "stderr", "counted_ratio", "key"]
+    table = table[[name for name in names if name in table]]
+    notes = [f"published alone, no records of them: panels {', '.join(alone)}"] if alone else []
+    parts = [(f"({letter})", part.drop(columns=["panel", "key"])) for letter, part in table.groupby("panel")]
+    title = f"SparQ's parts: {model}"
+    picture = Picture(title, table, parts, compose(title, cells, min(len(cells), 2), 2.0))
+    return Drawing([picture], keys(table["key"]), lacking, notes)
+
+
+COMMANDS = {
+    "a": lambda task: measure(LLAMA2_7B.name, task, "grid=ablations"),
+    "b": lambda task: measure(LLAMA2_7B.name, task, "grid=ablations"),
+    "c": lambda task: measure(LLAMA2_7B.name, task, "method=sparq r=[16,32,64] k=[32,64,128,256]"),
+}
+
+
+def model_of(sources: Sources) -> str:
+    sparq = sources.records[(sources.records["method"] == "sparq") & sources.records["task"].isin(SWEPT)]
+    if (sparq["model"] == LLAMA2_7B.name).any() or sources.paper.given or sparq.empty:
+        return LLAMA2_7B.name
+    return str(sparq.groupby("model")["settings"].nunique().idxmax())
+
+
+def unfolded(records: pd.DataFrame) -> pd.DataFrame:
+    """Dense and SparQ, with the settings that are ablated as columns."""
+    records = records[records["method"].isin(("dense", "sparq"))]
+    read = [json.loads(settings) for settings in records["settings"]]
+    return records.assign(
+        score=[one.get("score", "query") for one in read],
+        temperature=[one.get("temperature", "coverage") for one in read],
+        reallocate=[one.get("reallocate") for one in read],
+    )
+
+
+def select(letter: str, records: pd.DataFrame) -> pd.DataFrame:
+    """The settings of a panel, dense beside them in a and c; empty unless they vary what it is about."""
+    sparq = records[(records["method"] == "sparq") & records["active"]]
+    usual = sparq[(sparq["score"] == "query") & (sparq["temperature"] == "coverage")]
+    if letter == "a":
+        others = sparq[(sparq["score"] != "query") & (sparq["temperature"] == "coverage")]
+        chosen = pd.concat([one_way(usual[usual["k"] == PAPER_K]), others])
+        varied = len(others) > 0
+    elif letter == "b":
+        chosen = sparq[(sparq["score"] == "query") & (sparq["k"] == PAPER_K)]
+        # what the paper calls no temperature is no reallocation
+        chosen = chosen.assign(temperature=chosen["temperature"].mask(chosen["reallocate"].eq(False), "none"))
+        varied = chosen["temperature"].nunique() > 1
+    else:
+        chosen = one_way(usual)
+        varied = chosen["k"].nunique() > 1 and chosen["r"].nunique() > 1
+    if not varied:
+        return records.head(0)
+    return chosen if letter == "b" else pd.concat([records[records["method"] == "dense"].head(1), chosen])
+
+
+def one_way(records: pd.DataFrame) -> pd.DataFrame:
+    """With reallocation where there is such."""
+    on = records["reallocate"].eq(True)
+    return records[on] if on.any() else records
+
+
+def by_score(title: str, own: pd.DataFrame, theirs: pd.DataFrame, sources: Sources) -> Cell:
+    return panel(title, own, theirs, sources, "score", SCORES)
+
+
+def by_budgets(title: str, own: pd.DataFrame, theirs: pd.DataFrame, sources: Sources) -> Cell:
+    names = {k: f"k={k}" for k in sorted(set([*own["k"].dropna(), *theirs["k"].dropna()]))}
+    return panel(title, own, theirs, sources, "k", names)
+
+
+def panel(title: str, own: pd.DataFrame, theirs: pd.DataFrame, sources: Sources, column: str, names: dict) -> Cell:
+    records = own if len(own) else theirs
+    title = f"{title}, n = {count(records['samples'])}" + ("" if len(own) else " (published)")
+    made = Panel(title, records, lines(own, column, names), lines(theirs, column, names))
+    return panel_cells([made], XLABEL[sources.transfers], FULL / 2)[0]
+
+
+def lines(records: pd.DataFrame, column: str, names: dict) -> list[Curve]:
+    """A line for each value of a column; its method is its label, so that each has its own look."""
+    sparq = records[records["method"] == "sparq"] if len(records) else records
+    found = []
+    for value, label in names.items():
+        points = sparq[sparq[column] == value].dropna(subset="value").sort_values("x", ascending=False)
+        if len(points):
+            found.append(Curve("sparq" if label == "SparQ" else label, label, 0.0, points[["x", "value", "stderr"]]))
+    return found
+
+
+def by_temperature(title: str, own: pd.DataFrame, theirs: pd.DataFrame, sources: Sources) -> Cell:
+    records = own if len(own) else theirs
+    title = f"{title}, k={PAPER_K}, n = {count(records['samples'])}" + ("" if len(own) else " (published)")
+    metric = str(records["metric"].iloc[0])
+    series = [*bars(own, ""), *bars(theirs, "published: ")]
+    names = dict(enumerate(TEMPERATURES.values()))
+    return cell(Chart(title, "temperature", METRICS.get(metric, metric), series, names=names, zero=False), FULL / 2)
+
+
+def bars(records: pd.DataFrame, before: str) -> Sequence[Series]:
+    made = []
+    for place, (r, group) in enumerate(records.groupby("r") if len(records) else ()):
+        x = group["temperature"].map(list(TEMPERATURES).index)
+        points = pd.DataFrame({"x": x, "y": group["value"]}).sort_values("x")
+        if not before:
+            points = points.assign(low=group["value"] - group["stderr"], high=group["value"] + group["stderr"])
+        colour, marker = HUES[place % len(HUES)], MARKS[place % len(MARKS)]
+        if before:
+            made.append(Series(f"{before}r={r}", points, paler(colour, 0.45), marker, (0, (3, 1.2)), 0.9, under=True))
+        else:
+            made.append(Series(f"r={r}", points, colour, marker))
+    return made

@@ -1,0 +1,93 @@
+"""Score against transfers: Figure 1 (one model, three tasks) and Figures A1 to A3 (all models and tasks)."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from sparq_eval.report.canvas import COLUMN, FULL, Cell, compose
+from sparq_eval.report.curves import curves
+from sparq_eval.report.figures import XLABEL, count
+from sparq_eval.report.panel import Panel, panel_cells
+from sparq_eval.report.paper.drawing import Drawing, Picture, keys
+from sparq_eval.report.paper.models import LLAMA2_13B, MODELS, TASKS, home, missing
+from sparq_eval.report.paper.sources import Sources, main_settings
+
+FIGURE_1 = ("squad", "wikitext_bpc", "repetition")
+ACROSS = 4  # models side by side
+ROW = 1.55
+NUMBERS = ("model", "task", "method", "settings", "r", "k", "samples", "value", "stderr", "counted", "nominal")
+
+
+def figure_1(sources: Sources) -> Drawing:
+    """The paper's Llama 2 13B where there is something of it; if that is published at most, the model that answers most
+    questions densely too.
+    """
+    models = [LLAMA2_13B.name]
+    if not any(has(sources, LLAMA2_13B.name, task) for task in FIGURE_1):
+        dense = sources.records[(sources.records["method"] == "dense") & sources.records["value"].notna()]
+        best = dense[dense["task"].isin(FIGURE_1)].sort_values(["task", "value"], key=ranked, kind="stable").tail(1)
+        models += [str(model) for model in best["model"]]
+    lacking = [missing(LLAMA2_13B.name, task) for task in FIGURE_1 if not has(sources, LLAMA2_13B.name, task)]
+    panels = [[panel_of(sources, model, task) for task in FIGURE_1] for model in models]
+    return drawn([row for row in panels if any(row)], lacking, sources, 2.0)
+
+
+def ranked(column: pd.Series) -> pd.Series:
+    """Tasks from the last of the figure to its first, scores as they are."""
+    return column.map(lambda task: -FIGURE_1.index(task)) if column.name == "task" else column
+
+
+def family(sources: Sources, figure: str) -> Drawing:
+    """A row for each task, a column for each model of the figure; more than four models go on in another picture."""
+    of_paper = [one.name for one in MODELS if one.figure == figure]
+    models = [*of_paper, *(model for model in sources.models if model not in of_paper and home(model) == figure)]
+    lacking = [missing(model, task) for model in of_paper for task in TASKS if not has(sources, model, task)]
+    columns = [[panel_of(sources, model, task) for task in TASKS] for model in models]
+    columns = [column for column in columns if any(column)]
+    pages = [columns[start : start + ACROSS] for start in range(0, len(columns), ACROSS)]
+    drawings = [drawn(list(zip(*page, strict=True)), lacking, sources, ROW) for page in pages]
+    pictures = [
+        Picture(one.title, one.numbers, one.parts, one.figure, str(page) if page > 1 else "")
+        for page, drawing in enumerate(drawings, start=1)
+        for one in drawing.pictures
+    ]
+    records = [key for drawing in drawings for key in drawing.records]
+    return Drawing(pictures, records, lacking, [note for drawing in drawings for note in drawing.notes])
+
+
+def has(sources: Sources, model: str, task: str) -> bool:
+    found = sources.settings_of(model, task)
+    return bool((found["method"] != "dense").any())
+
+
+def panel_of(sources: Sources, model: str, task: str) -> Panel | None:
+    own, theirs = (main_settings(found(model, task)) for found in (sources.settings_of, sources.published_of))
+    if own.empty and theirs.empty:
+        return None
+    lines = curves(theirs) if len(theirs) else []
+    if own.empty:
+        # drawn on its own axes: dense is the published one too
+        return Panel(f"{model} (published)\n{task}, n = {count(theirs['samples'])}", theirs, (), lines)
+    return Panel(f"{model}\n{task}, n = {count(own['samples'])}", own, curves(own), lines)
+
+
+def drawn(rows: Sequence[Sequence[Panel | None]], lacking: Sequence, sources: Sources, height: float) -> Drawing:
+    """Panels as they lie, None where there is nothing."""
+    panels = [panel for row in rows for panel in row if panel is not None]
+    if not panels:
+        return Drawing(missing=lacking)
+    across = max(map(len, rows))
+    width = COLUMN if across == 1 else FULL / across
+    made = iter(panel_cells(panels, XLABEL[sources.transfers], width))
+    cells: list[Cell | None] = [None if panel is None else next(made) for row in rows for panel in row]
+    numbers = pd.concat([panel.records for panel in panels])
+    parts = [(", ".join(panel.title.splitlines()), readable(panel.records)) for panel in panels]
+    alone = [panel.title.split(" (published)")[0] for panel in panels if "(published)" in panel.title]
+    notes = [f"published alone, no records of it: {', '.join(dict.fromkeys(alone))}"] if alone else []
+    columns = [name for name in (*NUMBERS, "counted_ratio", "nominal_ratio", "key") if name in numbers]
+    picture = Picture("", numbers[columns], parts, compose("", cells, across, height))
+    return Drawing([picture], keys(numbers["key"]), lacking, notes)
+
+
+def readable(records: pd.DataFrame) -> pd.DataFrame:
+    return records[["method", "r", "k", "value", "stderr", "counted_ratio", "nominal_ratio"]]

@@ -17,7 +17,7 @@ import pytest
 from page_records import DEPTHS, HOSTILE, LENGTHS, METHOD, MODEL, RUN, compared, headlines, many, prompt, write_records
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from sparq_eval.report.page import write_page
+from sparq_eval.report.page import PAGE, write_page
 from sparq_eval.report.page.answers import PIECE, Prompts
 from sparq_eval.report.page.needles import depths
 from sparq_eval.report.page.pack import number, pack
@@ -317,6 +317,28 @@ def test_what_a_model_wrote_stays_text(opened: Opened, frames: Frames, written: 
     assert not any(hostile in text for hostile in (*HOSTILE[:3], MODEL, METHOD)), "no markup of a record is in the file"
 
 
+def test_its_policy_lets_nothing_else_run_or_be_fetched(opened: Opened) -> None:
+    blocked = opened.ask(
+        """async () => {
+          const blocked = [];
+          addEventListener("securitypolicyviolation", (event) => blocked.push(event.effectiveDirective));
+          document.body.append(make("script", { text: "window.ran = true" }));
+          document.body.append(make("img", { src: "http://127.0.0.1:9/", hidden: true }));
+          document.querySelector("img").setAttribute("onerror", "window.ran = true");
+          await fetch("http://127.0.0.1:9/").catch(() => {});
+          await new Promise((done) => setTimeout(done, 100));
+          for (const element of document.querySelectorAll("body > img")) {
+            element.remove();
+          }
+          return [blocked.toSorted(), window.ran];
+        }"""
+    )
+    assert blocked == [["connect-src", "img-src", "script-src-attr", "script-src-elem"], None]
+    # the browser names what it blocked
+    opened.said.clear()
+    del opened.asked[1:]
+
+
 def test_texts_part_at_their_first_differing_word(opened: Opened) -> None:
     chance = random.Random(5)
     letters = ["a", "bc", " ", "\n", "é", "模", "😀", ".", "<b>", "1851", "x_1"]
@@ -365,6 +387,19 @@ def test_a_hundred_thousand_rows_stay_responsive(browser: Browser, frames: Frame
     assert page.locator("#flips li").count() < 60
     assert opened.said == []
     page.close()
+
+
+def test_dense_alone_makes_a_page(frames: Frames, tmp_path: Path) -> None:
+    dense = frames.records[frames.records["method"] == "dense"].reset_index(drop=True)
+    alone = Frames(dense, frames.samples[frames.samples["method"] == "dense"].reset_index(drop=True))
+    write_page(alone, compared(frames.records).head(0), headlines(frames.records).head(0), {}, tmp_path)
+    page = json.loads(gzip.decompress(base64.b64decode(block(tmp_path / PAGE, "overview"))))
+    assert set(page["records"]["difference"]) == {None} and set(page["records"]["flag"]) == {0}
+    assert page["headline"]["method"] == [] and page["facts"]["records"] == len(dense)
+
+
+def block(path: Path, name: str) -> str:
+    return path.read_text(encoding="utf-8").split(f'id="{name}">')[1].split("<")[0]
 
 
 def test_the_same_records_give_the_same_bytes(frames: Frames, written: Path, root: Path, tmp_path: Path) -> None:

@@ -124,7 +124,9 @@ def test_its_header_says_what_the_records_are(opened: Opened, frames: Frames) ->
     for text in (MODEL, "org/m_1", "needle", f"{len(frames.records)} settings", RUN["device"], RUN["commit"][:12]):
         assert text in facts
     assert f"{len(frames.samples):,} rows" in facts
-    assert opened.page.locator("#headline tbody tr").count() == len(headlines(frames.records))
+    lines = opened.page.locator("#headline tbody tr").all_inner_texts()
+    assert len(lines) == len(headlines(frames.records))
+    assert all("4.50" in line and "from 3.25" in line and HOSTILE[1] in line for line in lines)
 
 
 @pytest.mark.parametrize("words", ["", "sparq r=16", "H2O squad", "onerror", "↓", "K=32 Needle", "nothing-like-it"])

@@ -17,7 +17,7 @@ import pytest
 from page_records import DEPTHS, HOSTILE, LENGTHS, METHOD, MODEL, RUN, compared, headlines, many, prompt, write_records
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from sparq_eval.report.page import write_page
+from sparq_eval.report.page import PAGE, write_page
 from sparq_eval.report.page.answers import PIECE, Prompts
 from sparq_eval.report.page.needles import depths
 from sparq_eval.report.page.pack import number, pack
@@ -37,6 +37,11 @@ class Opened:
 
     def ask(self, script: str, *given: Any) -> Any:
         return self.page.evaluate(script, *given)
+
+    def until(self, condition: str) -> None:
+        """Wait for a condition: the page's policy forbids the evaluations by which Playwright would wait for it."""
+        turns = f"for (let turn = 0; turn < 600 && !({condition}); turn++) await painted()"
+        assert self.ask(f"async () => {{ {turns}; return {condition} }}"), condition
 
     def mark(self, name: str) -> float:
         """Seconds from the beginning to a moment that the page noted."""
@@ -124,7 +129,9 @@ def test_its_header_says_what_the_records_are(opened: Opened, frames: Frames) ->
     for text in (MODEL, "org/m_1", "needle", f"{len(frames.records)} settings", RUN["device"], RUN["commit"][:12]):
         assert text in facts
     assert f"{len(frames.samples):,} rows" in facts
-    assert opened.page.locator("#headline tbody tr").count() == len(headlines(frames.records))
+    lines = opened.page.locator("#headline tbody tr").all_inner_texts()
+    assert len(lines) == len(headlines(frames.records))
+    assert all("4.50" in line and "from 3.25" in line and HOSTILE[1] in line for line in lines)
 
 
 @pytest.mark.parametrize("words", ["", "sparq r=16", "H2O squad", "onerror", "↓", "K=32 Needle", "nothing-like-it"])
@@ -158,12 +165,10 @@ def test_a_column_sorts_both_ways_and_by_the_keyboard(opened: Opened, frames: Fr
 
 
 def test_rows_out_of_sight_are_not_in_the_document_and_come_by_scrolling(opened: Opened, frames: Frames) -> None:
-    page = opened.page
     seen = {tuple(row) for row in opened.rows()}
     height = opened.ask("document.getElementById('settings-scroller').scrollHeight")
     for top in range(0, height, 200):
-        opened.ask(f"document.getElementById('settings-scroller').scrollTop = {top}")
-        page.wait_for_timeout(30)
+        opened.ask(f"async () => {{ at('settings-scroller').scrollTop = {top}; await painted(); }}")
         assert len(opened.rows()) < len(frames.records)
         seen |= {tuple(row) for row in opened.rows()}
     assert len(seen) == len(frames.records)
@@ -200,9 +205,8 @@ def test_a_line_can_be_hidden_and_the_axis_be_linear(opened: Opened) -> None:
     before = opened.ask(count)
     page.locator("#legend input").first.uncheck()
     page.uncheck("#curves-log")
-    page.wait_for_timeout(300)
-    assert opened.ask(count) == before - 1
-    assert opened.ask("document.querySelector('#curves .plot').layout.xaxis.type") == "linear"
+    opened.until(f"{count} === {before - 1}")
+    opened.until("document.querySelector('#curves .plot').layout.xaxis.type === 'linear'")
     page.locator("#legend input").first.check()
     page.check("#curves-log")
 
@@ -317,6 +321,28 @@ def test_what_a_model_wrote_stays_text(opened: Opened, frames: Frames, written: 
     assert not any(hostile in text for hostile in (*HOSTILE[:3], MODEL, METHOD)), "no markup of a record is in the file"
 
 
+def test_its_policy_lets_nothing_else_run_or_be_fetched(opened: Opened) -> None:
+    blocked = opened.ask(
+        """async () => {
+          const blocked = [];
+          addEventListener("securitypolicyviolation", (event) => blocked.push(event.effectiveDirective));
+          document.body.append(make("script", { text: "window.ran = true" }));
+          document.body.append(make("img", { src: "http://127.0.0.1:9/", hidden: true }));
+          document.querySelector("img").setAttribute("onerror", "window.ran = true");
+          await fetch("http://127.0.0.1:9/").catch(() => {});
+          await new Promise((done) => setTimeout(done, 100));
+          for (const element of document.querySelectorAll("body > img")) {
+            element.remove();
+          }
+          return [blocked.toSorted(), window.ran];
+        }"""
+    )
+    assert blocked == [["connect-src", "img-src", "script-src-attr", "script-src-elem"], None]
+    # the browser names what it blocked
+    opened.said.clear()
+    del opened.asked[1:]
+
+
 def test_texts_part_at_their_first_differing_word(opened: Opened) -> None:
     chance = random.Random(5)
     letters = ["a", "bc", " ", "\n", "é", "模", "😀", ".", "<b>", "1851", "x_1"]
@@ -337,11 +363,10 @@ def test_texts_part_at_their_first_differing_word(opened: Opened) -> None:
 
 def test_a_narrow_window_scrolls_downwards_only(opened: Opened) -> None:
     opened.page.set_viewport_size({"width": 400, "height": 800})
-    opened.page.wait_for_timeout(300)
-    assert opened.ask("document.documentElement.scrollWidth") <= 400
+    opened.until("document.documentElement.scrollWidth <= 400")
     inside = ("figure", ".scroller", ".side", "pre", ".controls > *")
     ends = f"[...document.querySelectorAll('{', '.join(inside)}')].map(one => one.getBoundingClientRect().right)"
-    assert max(opened.ask(ends)) <= 400
+    opened.until(f"Math.max(...{ends}) <= 400")
     opened.page.set_viewport_size({"width": 1280, "height": 900})
 
 
@@ -365,6 +390,19 @@ def test_a_hundred_thousand_rows_stay_responsive(browser: Browser, frames: Frame
     assert page.locator("#flips li").count() < 60
     assert opened.said == []
     page.close()
+
+
+def test_dense_alone_makes_a_page(frames: Frames, tmp_path: Path) -> None:
+    dense = frames.records[frames.records["method"] == "dense"].reset_index(drop=True)
+    alone = Frames(dense, frames.samples[frames.samples["method"] == "dense"].reset_index(drop=True))
+    write_page(alone, compared(frames.records).head(0), headlines(frames.records).head(0), {}, tmp_path)
+    page = json.loads(gzip.decompress(base64.b64decode(block(tmp_path / PAGE, "overview"))))
+    assert set(page["records"]["difference"]) == {None} and set(page["records"]["flag"]) == {0}
+    assert page["headline"]["method"] == [] and page["facts"]["records"] == len(dense)
+
+
+def block(path: Path, name: str) -> str:
+    return path.read_text(encoding="utf-8").split(f'id="{name}">')[1].split("<")[0]
 
 
 def test_the_same_records_give_the_same_bytes(frames: Frames, written: Path, root: Path, tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ def overview(
     Texts are places in `strings`.
     """
     strings = Strings()
+    methods = list(dict.fromkeys([*records["method"], *(() if headline is None else headline["method"])]))
     parts = [records.iloc[where] for where in groups]
     drawn = [curves(part.assign(x=part["counted"].fillna(part["nominal"]))) for part in parts]
     shown = looks_of_models(records, parts, drawn)
@@ -52,7 +53,7 @@ def overview(
             "devices": made_by.said("device"),
             "commits": made_by.said("commit"),
         },
-        "methods": {name: {"label": label_of(name), "colour": colour} for name, colour in colours(records).items()},
+        "methods": {name: {"label": label_of(name), "colour": colour} for name, colour in colours(methods).items()},
         "metrics": {name: METRICS.get(name, name) for name in dict.fromkeys(records["metric"])},
         "records": setting_columns(records, strings) | compared_columns(records, comparisons, strings),
         "compared": comparisons is not None,
@@ -65,9 +66,8 @@ def overview(
     }
 
 
-def colours(records: pd.DataFrame) -> dict[str, str]:
+def colours(methods: Sequence[str]) -> dict[str, str]:
     """Of each method, as in the figures."""
-    methods = list(dict.fromkeys(records["method"]))
     unknown = sorted(set(methods) - COLOURS.keys() - {"dense"})
     spare = {name: SPARE_COLOURS[place % len(SPARE_COLOURS)] for place, name in enumerate(unknown)}
     return {name: ({"dense": DENSE} | COLOURS | spare)[name] for name in methods}
@@ -92,17 +92,22 @@ def compared_columns(records: pd.DataFrame, comparisons: pd.DataFrame | None, st
     return {
         **{name: numbers(found[name]) for name in COMPARED},
         "shared": numbers(found["samples"]),
-        "test": strings.column(found["test"].fillna("").map(str)),
+        "test": strings.column(texts(found["test"])),
         "flag": (better - worse).tolist(),
     }
 
 
 def headline_columns(headline: pd.DataFrame, strings: Strings) -> dict[str, list]:
-    texts = ("model", "task", "variant", "method", "verdict", "note")
+    words = ("model", "task", "variant", "method", "verdict", "note")
     return {
-        **{name: strings.column(headline[name].fillna("").map(str)) for name in texts},
+        **{name: strings.column(texts(headline[name])) for name in words},
         **{name: numbers(headline[name]) for name in HEADLINE},
     }
+
+
+def texts(column: pd.Series) -> list[str]:
+    """Its texts, "" where there is none."""
+    return [value if isinstance(value, str) else "" for value in column]
 
 
 def looks_of_models(

@@ -64,8 +64,12 @@ class Curves {
   }
 
   async redraw() {
+    const turn = this.turn;
     const library = await charts();
-    for (const chart of this.drawn ?? []) await this.draw(chart, library);
+    for (const chart of this.drawn ?? []) {
+      if (turn !== this.turn) return;
+      await this.draw(chart, library);
+    }
   }
 
   legend(groups) {

@@ -176,6 +176,10 @@ function showHeadline(page) {
   if (!page.headline) return;
   const columns = ["model", "task", "method", "compression", "95 %", "margin", "verdict", "note"];
   const times = (value) => (value === null ? "–" : `${fixed(value, 2)} ×`);
+  const between = ({ low, high }) => {
+    if (low === null || high === null) return low === high ? "–" : low === null ? `up to ${times(high)}` : `from ${times(low)}`;
+    return `${times(low)} to ${times(high)}`;
+  };
   const body = page.headline.map((row) =>
     make(
       "tr",
@@ -184,7 +188,7 @@ function showHeadline(page) {
       make("td", { text: named(row.task, row.variant) }),
       make("td", {}, swatch(row.method, page), page.methods[row.method].label),
       make("td", { class: "number", text: times(row.compression) }),
-      make("td", { class: "number", text: row.low === null && row.high === null ? "–" : `${times(row.low)} to ${times(row.high)}` }),
+      make("td", { class: "number", text: between(row) }),
       make("td", { class: "number", text: row.margin === null ? "–" : String(Number(row.margin.toPrecision(3))) }),
       make("td", { text: row.verdict }),
       make("td", { text: row.note }),

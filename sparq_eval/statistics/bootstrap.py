@@ -28,8 +28,7 @@ def draw(paired: Paired) -> np.ndarray:
     for start in range(0, DRAWS, rows):
         # a Dirichlet weight is an exponential over their sum, which the ratio cancels
         weights = chance.standard_exponential((min(rows, DRAWS - start), len(sums)))
-        with np.errstate(invalid="ignore"):
-            parts.append((weights @ sums) / (weights @ counts))
+        parts.append((weights @ sums) / (weights @ counts))
     return np.concatenate(parts)
 
 

@@ -145,19 +145,21 @@ def test_clusters_that_agree_widen_the_interval_and_raise_p() -> None:
     assert together["p"] > alone["p"] and together["difference"] == pytest.approx(alone["difference"])
 
 
-@pytest.mark.parametrize("kind", ["clustered", "rare flips"])
+@pytest.mark.parametrize("kind", ["clustered", "few clusters", "rare flips"])
 def test_the_interval_holds_the_truth_19_times_of_20(kind: str) -> None:
     chance, held, times, n = np.random.default_rng(7), 0, 300, 60
-    cluster = np.repeat(np.arange(20), 3).astype(str) if kind == "clustered" else None
+    clusters = {"clustered": 20, "few clusters": 4}.get(kind, n)
+    cluster = np.repeat(np.arange(clusters), n // clusters).astype(str)
     for _ in range(times // 10):
         scores, flips = {("dense", 0): np.ones(n)}, 0.03
         for k in range(10):
-            if kind == "clustered":  # clusters agree, and are skewed
-                gap = np.repeat(chance.gamma(4, 0.5, 20), 3) + chance.normal(0, 0.5, n)
+            if clusters < n:  # clusters agree, and many of them are skewed
+                drift = chance.gamma(4, 0.5, clusters) if clusters > 4 else chance.normal(2, 1, clusters)
+                gap = np.repeat(drift, n // clusters) + chance.normal(0, 0.5, n)
             else:
                 gap = -(chance.random(n) < flips).astype(float)
             scores["h2o", k + 1] = 1 + gap
-        truth = 2.0 if kind == "clustered" else -flips
+        truth = 2.0 if clusters < n else -flips
         found = compare(made(scores, cluster))
         held += int(found["low"].le(truth + 1e-12).mul(found["high"] >= truth - 1e-12).sum())
     low, high = binom.ppf([0.001, 0.999], times, 0.95)

@@ -16,21 +16,8 @@ LEVEL = 0.05
 NAMES = ["model", "task", "variant", "method", "settings", "key"]
 COMPARISONS = [
     *NAMES,
-    *(
-        "samples",
-        "clusters",
-        "difference",
-        "low",
-        "high",
-        "p",
-        "q",
-        "test",
-        "better",
-        "worse",
-        "gained",
-        "lost",
-        "more",
-    ),
+    *("samples", "clusters", "difference", "low", "high", "p", "q", "test"),
+    *("better", "worse", "gained", "lost", "more"),
 ]
 
 

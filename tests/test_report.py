@@ -1,98 +1,29 @@
 """A report shows what the records hold, all of it, in files that other programs read back without loss."""
 
 import csv
-import io
 import json
 import math
-import random
 import re
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Hashable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
+from made_records import OUTPUTS, SETTINGS, measure, moved
 from matplotlib.image import imread
-from rich.console import Console
 
 from sparq_eval.errors import UserError
-from sparq_eval.report import report_run, terminal_table, write_report
-from sparq_eval.report.between import describe_pair
+from sparq_eval.report import report_run, write_report
 from sparq_eval.report.curves import curves
 from sparq_eval.report.figures import distinct
-from sparq_eval.report.findings import find
-from sparq_eval.report.latex import escape, latex, latex_headline
+from sparq_eval.report.latex import latex
 from sparq_eval.report.panel import Panel, powers, score_range, transfer_range
 from sparq_eval.report.style import drawable
 from sparq_eval.report.tables import RESULTS, SAMPLES, as_generated, markdown
-from sparq_eval.report.terminal import rich_table
-from sparq_eval.report.text import groups
-from sparq_eval.results import Identity, Row, Store, load
-
-OUTPUTS = (
-    "",
-    "NA",
-    "null",
-    "1851",
-    "007",
-    "=1+1",
-    "+x",
-    "-",
-    "@a",
-    'a "b", c',
-    "a\nb",
-    "a\r\nb\r",
-    "\r",
-    " pad\t",
-    "é模\u2028",
-)
-HEADS = 90  # layers times key/value heads
-
-
-def moved(method: str, settings: dict[str, Any], S: float, D: int = 64) -> float:
-    k, r = settings.get("k", 0), settings.get("r", 0)
-    formulas = {"dense": 2 * S * D, "sparq": S * r + 2 * k * D + 3 * D, "h2o": 2 * k * D + 2 * S}
-    return HEADS * formulas.get(method, 2 * k * D)
-
-
-SETTINGS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("dense", {}),
-    *(("sparq", {"r": r, "k": k, "local": k // 4, "reallocate": False}) for k in (64, 128) for r in (8, 16, 32)),
-    *(("h2o", {"k": k, "local": k // 4}) for k in (64, 256)),
-    ("lm_infinite", {"k": 128, "sink": 16}),
-)
-SCORES = {"dense": 0.6, "sparq": 0.5, "h2o": 0.35, "lm_infinite": 0.1}
-
-
-def measure(
-    root: Path, model: str, task: str, method: str, settings: dict[str, Any], n: int = 20, **changes: Any
-) -> Path:
-    """Record made-up answers. changes: fields of the identity or of every row, metric, higher_is_better."""
-    upward = changes.pop("higher_is_better", True)
-    metric = changes.pop("metric", "prefix_match")
-    score = changes.pop("score", SCORES.get(method, 0.3))
-    identity = Identity({"name": model}, task, {"set": task}, method, settings, {"dtype": "float32"}, {"torch": "2"})
-    of_identity = {name: changes.pop(name) for name in list(changes) if hasattr(identity, name)}
-    chance = random.Random(f"{task} {method} {settings}")
-    rows = []
-    for index in range(n):
-        S = 1000 + index
-        traffic = moved(method, settings, S), moved("dense", {}, S)
-        point = score + chance.uniform(-0.05, 0.05)
-        output = OUTPUTS[index % len(OUTPUTS)]
-        active = 0.0 if method == "dense" else 4.0
-        plain = Row(
-            index, f"0{index}", S, 5, output, point, *traffic, *traffic, 4, 12, active, int(active), False, True, 0.5
-        )
-        rows.append(replace(plain, **changes))
-    entry = Store(root).open(replace(identity, **of_identity), metric=metric, higher_is_better=upward)
-    entry.append(rows, {"started": "now"})
-    return entry.path
+from sparq_eval.results import load
 
 
 @pytest.fixture(scope="module")
@@ -288,144 +219,6 @@ def test_odd_records_are_drawn_without_a_warning(tmp_path: Path, capsys: pytest.
     assert "m, low: settings were measured on 1 to 20 examples" in said
     table = pd.read_csv(tmp_path / "results.csv")
     assert len(table) == 6 and table["model"].to_list().count(odd) == 1
-
-
-TEX = re.compile(r"(?:\\[a-z]+\d*(?:\{\})?|\\[{}$&#_%]|\{[\[\]*]?\}|[^\\{}$&#_%~^<>|\"`\[\]*])*")
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_no_name_breaks_the_latex_table(seed: int) -> None:
-    chance = random.Random(seed)
-    name = "".join(chance.choice("\\{}$&#_%~^<>|\"`'[]*-aé模\n\t ") for _ in range(60))
-    text = escape(name)
-    assert text.isascii() and text.isprintable() and "--" not in text
-    assert TEX.fullmatch(text), text
-
-
-def test_the_latex_table_is_rectangular_and_balanced(root: Path) -> None:
-    findings = find(load(root))
-    for text, columns in ((latex(findings), 10), (latex_headline(findings), 6)):
-        assert (
-            text.count("{") == text.count("}") and text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
-        )
-        rows = [line for line in text.splitlines() if line.endswith(r"\\") and not line.startswith(r"\multicolumn")]
-        assert {len(re.findall(r"(?<!\\)&", line)) for line in rows} == {columns - 1}
-    assert r"org/m\_1, squad, prefix\_match" in latex(findings)
-
-
-def test_the_latex_tables_compile(tmp_path: Path) -> None:
-    if not (program := shutil.which("pdflatex")):
-        pytest.skip("pdflatex is not installed")
-    odd = '$x_{1}^2 模型 \\ | % & # ~ <b> [0] ``"* -- \\end{tabular} ↓ é'
-    for method, settings in SETTINGS[:4]:
-        measure(tmp_path / "results", odd, "t_^$", method, settings, score=0.4 if settings else 0.9)
-        measure(tmp_path / "results", odd, "bits", method, {**settings, "[mode]": odd}, higher_is_better=False)
-    measure(tmp_path / "results", "[alone]", "t", "dense", {}, n=1)
-    write_report(tmp_path / "results", tmp_path)
-    body = r"\small\input{results.tex}\newpage\input{headline.tex}"
-    packages = r"\usepackage{booktabs}\usepackage[landscape,papersize={4in,40in},margin=1cm]{geometry}"
-    document = rf"\documentclass{{article}}{packages}\begin{{document}}{body}\end{{document}}"
-    (tmp_path / "paper.tex").write_text(document)
-    command = [program, "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
-    assert done.returncode == 0, done.stdout[-2000:]
-    assert "Missing character" not in (tmp_path / "paper.log").read_text(errors="replace")
-    assert (tmp_path / "paper.pdf").stat().st_size > 10_000
-
-
-def test_markdown_cells_stay_cells(tmp_path: Path) -> None:
-    measure(tmp_path, "a|b", "t", "x|`y`", {"mode": "p|q\n*"})
-    headline, table = markdown(find(load(tmp_path))).split("### ")
-    for text, columns in ((headline, 4), (table, 10)):
-        lines = [line for line in text.splitlines() if line.startswith("|")]
-        assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {columns + 1}, lines
-
-
-def test_markdown_begins_with_the_headline_and_has_no_more_than_it_where_there_is_only_dense(tmp_path: Path) -> None:
-    measure(tmp_path, "m", "t", "dense", {})
-    assert markdown(find(load(tmp_path))).startswith("### m, t")
-    measure(tmp_path, "m", "t", "h2o", {"k": 64})
-    assert markdown(find(load(tmp_path))).startswith("## Largest compression")
-
-
-def test_the_terminal_table_is_aligned_in_a_pipe_and_complete_in_a_terminal(root: Path) -> None:
-    findings = find(load(root))
-    for terminal in (False, True):
-        buffer = io.StringIO()
-        terminal_table(findings, Console(file=buffer, force_terminal=terminal, width=110))
-        shown, _, headline = buffer.getvalue().partition("Largest compression")
-        assert shown.count("lm_infinite") == 2 and shown.count("reallocate=false") == 12
-        assert headline.count("lm_infinite") == 1 and headline.count("org/m_1") == 2
-        assert ("\x1b" in shown) == ("█" in shown) == terminal
-        if not terminal:
-            lines = [line for line in shown.splitlines() if line.startswith(("dense", "sparq", "h2o"))]
-            assert len({len(line) for line in lines}) == 1
-
-
-@pytest.mark.parametrize("width", [60, 80, 100, 140, 220])
-def test_a_narrow_terminal_loses_columns_and_no_setting(root: Path, width: int) -> None:
-    buffer = io.StringIO()
-    terminal_table(find(load(root)), Console(file=buffer, force_terminal=True, width=width, color_system=None))
-    lines = buffer.getvalue().splitlines()
-    assert max(map(len, lines)) <= width
-    values = re.findall(r"\b0\.\d{4}(?= +[█▏▎▍▌▋▊▉]+)", buffer.getvalue())
-    assert len(values) == 2 * len(SETTINGS)
-    assert ("[-0." in buffer.getvalue()) == (width >= 100)
-
-
-def test_bars_are_as_long_as_the_share_of_dense(tmp_path: Path) -> None:
-    measure(tmp_path, "m", "up", "dense", {}, score=0.8)
-    measure(tmp_path, "m", "up", "h2o", {"k": 64}, score=0.4)
-    measure(tmp_path, "m", "down", "dense", {}, score=0.8, higher_is_better=False)
-    measure(tmp_path, "m", "down", "h2o", {"k": 64}, score=1.6, higher_is_better=False)
-    for group in groups(find(load(tmp_path))):
-        assert group.shares == pytest.approx((1, 0.5), abs=0.05)
-        buffer = io.StringIO()
-        Console(file=buffer, width=200).print(rich_table(group, 200))
-        full, half = (line.count("█") for line in buffer.getvalue().splitlines() if "█" in line)
-        assert full == 10 and half in (4, 5)
-
-
-def test_a_pipe_without_our_characters_gets_others(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    buffer = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    terminal_table(find(load(root)), Console(file=buffer))
-    buffer.seek(0)
-    assert "lm_infinite" in buffer.read()
-
-
-def test_what_beats_dense_is_marked_and_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for method, score in (("dense", 0.5), ("h2o", 0.9), ("flexgen", 0.1)):
-        measure(tmp_path / "results", "m", "t", method, {"k": 64} if method != "dense" else {}, score=score)
-    findings = write_report(tmp_path / "results", tmp_path / "out")
-    said = [line for line in capsys.readouterr().err.splitlines() if "better than dense" in line]
-    assert len(said) == 1 and "m, t: h2o k=64: significantly better than dense (+0.39" in said[0]
-    [better] = [line for line in markdown(findings).splitlines() if "↑ +0.39" in line]
-    assert better.startswith("| h2o |") and "| flexgen |" in next(
-        x for x in markdown(findings).splitlines() if "↓ -0.4" in x
-    )
-    assert r"$\uparrow$ +0.39" in latex(findings) and r"$\downarrow$ $-$0.4" in latex(findings)
-    table = pd.read_csv(tmp_path / "out" / "results.csv").set_index("method")
-    assert table["better"].to_dict() == {"dense": False, "h2o": True, "flexgen": False}
-    assert table.loc["dense", ["difference", "low", "high", "p", "q", "more"]].isna().all()
-
-
-def test_a_larger_margin_is_another_headline(tmp_path: Path) -> None:
-    for method, settings in SETTINGS:
-        measure(tmp_path / "results", "m", "t", method, settings, score=10.0, metric="length", n=40)
-    for margin, verdict in ((0.001, "not shown"), (5, "beyond the grid")):
-        write_report(tmp_path / "results", tmp_path, margin=margin)
-        table = pd.read_csv(tmp_path / "headline.csv").set_index("method")
-        assert table.loc["h2o", "verdict"] == verdict and table.loc["h2o", "margin"] == pytest.approx(
-            margin / 10, rel=0.1
-        )
-        assert verdict.replace("beyond the grid", "≥") in (tmp_path / "headline.md").read_text()
-
-
-def test_two_settings_beside_each_other_on_the_command_line(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    records = load(root).records.query("task == 'squad'").set_index("method")
-    text = describe_pair(load(root), records.loc["h2o", "key"].iloc[0][:10], records.loc["dense", "key"])
-    assert "A - B = -0.2" in text and "20 examples in 20 clusters" in text and "A is significantly worse than B" in text
-    assert "0 examples score better with A, 20 with B, 0 alike" in text
 
 
 def test_names_of_files_are_distinct_even_where_case_does_not_count() -> None:

@@ -29,7 +29,13 @@ def made(
         settings = {} if method == "dense" else {"k": k}
         names = {"model": "m", "task": "t", "variant": "", "method": method, "settings": json.dumps(settings)}
         names |= {"key": f"{method}-{k}"} | changes
-        counts = {"r": None, "k": settings.get("k"), "local": None, "samples": len(there), "value": score[there].mean()}
+        counts = {
+            "r": None,
+            "k": settings.get("k"),
+            "local": None,
+            "samples": len(there),
+            "value": (score[there] / len(there)).sum(),
+        }
         truth = {"metric": "score", "higher_is_better": upward, "active": True}
         records.append(names | counts | truth | {"counted_ratio": 1.0 if method == "dense" else k / 1024})
         names_of = cluster if cluster is not None else np.full(len(score), "")
@@ -139,19 +145,21 @@ def test_clusters_that_agree_widen_the_interval_and_raise_p() -> None:
     assert together["p"] > alone["p"] and together["difference"] == pytest.approx(alone["difference"])
 
 
-@pytest.mark.parametrize("kind", ["clustered", "rare flips"])
+@pytest.mark.parametrize("kind", ["clustered", "few clusters", "rare flips"])
 def test_the_interval_holds_the_truth_19_times_of_20(kind: str) -> None:
     chance, held, times, n = np.random.default_rng(7), 0, 300, 60
-    cluster = np.repeat(np.arange(20), 3).astype(str) if kind == "clustered" else None
+    clusters = {"clustered": 20, "few clusters": 4}.get(kind, n)
+    cluster = np.repeat(np.arange(clusters), n // clusters).astype(str)
     for _ in range(times // 10):
         scores, flips = {("dense", 0): np.ones(n)}, 0.03
         for k in range(10):
-            if kind == "clustered":  # clusters agree, and are skewed
-                gap = np.repeat(chance.gamma(4, 0.5, 20), 3) + chance.normal(0, 0.5, n)
+            if clusters < n:  # clusters agree, and many of them are skewed
+                drift = chance.gamma(4, 0.5, clusters) if clusters > 4 else chance.normal(2, 1, clusters)
+                gap = np.repeat(drift, n // clusters) + chance.normal(0, 0.5, n)
             else:
                 gap = -(chance.random(n) < flips).astype(float)
             scores["h2o", k + 1] = 1 + gap
-        truth = 2.0 if kind == "clustered" else -flips
+        truth = 2.0 if clusters < n else -flips
         found = compare(made(scores, cluster))
         held += int(found["low"].le(truth + 1e-12).mul(found["high"] >= truth - 1e-12).sum())
     low, high = binom.ppf([0.001, 0.999], times, 0.95)
@@ -225,6 +233,19 @@ def test_what_scores_as_dense_does_is_beyond_the_grid() -> None:
         assert row["verdict"] == "beyond the grid" and row["compression"] == row["high"] == pytest.approx(16)
 
 
+def test_no_more_is_shown_than_is_so() -> None:
+    """The true curve loses 1 per halving of the budget, so that a margin of 1 % of 200 is met at a compression of 8."""
+    chance, times, beyond = np.random.default_rng(10), 60, 0
+    for _ in range(times):
+        dense = chance.normal(200, 5, 50)
+        curve = {("h2o", k): dense - loss - chance.normal(0, 1.5, 50) for loss, k in enumerate((512, 256, 128, 64))}
+        [row] = headline(made({("dense", 0): dense} | curve)).to_dict("records")
+        assert row["verdict"] == "shown"
+        beyond += row["compression"] > 8
+        assert row["low"] <= row["compression"] <= row["high"]
+    assert beyond <= binom.ppf(0.999, times, 0.025)
+
+
 def test_few_examples_show_nothing_even_where_none_flips() -> None:
     score = coins(1, 60)
     [row] = headline(made({("dense", 0): score, **{("h2o", k): score for k in BUDGETS}})).to_dict("records")
@@ -276,6 +297,12 @@ def test_two_settings_are_found_by_the_beginning_of_their_keys_or_refused() -> N
     ):
         with pytest.raises(UserError, match=why):
             between(frames, *keys)
+
+
+def test_scores_beyond_all_numbers_are_nan_and_no_warning() -> None:
+    huge = np.full(20, 1.5e308) * np.where(np.arange(20) % 3, 1, -1)
+    frames = made({("dense", 0): huge, ("h2o", 8): -huge, ("h2o", 4): noise(1, 20)})
+    assert compare(frames)[["low", "high"]].isna().any(axis=None) and len(headline(frames)) == 1
 
 
 def test_a_large_table_takes_seconds() -> None:

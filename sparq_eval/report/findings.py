@@ -7,9 +7,9 @@ from functools import cached_property
 import pandas as pd
 
 from sparq_eval.results.frames import Frames
-from sparq_eval.statistics import COMPARISONS, MARGIN, compare, headline
+from sparq_eval.statistics import MARGIN, compare, headline
 
-JOINED = ["key", *(name for name in COMPARISONS if name in ("difference", "low", "high", "p", "q", "more"))]
+NUMBERS = ["difference", "low", "high", "p", "q", "more"]
 FLAGS = ["better", "worse"]
 
 
@@ -23,8 +23,8 @@ class Findings:
 
     @cached_property
     def records(self) -> pd.DataFrame:
-        """The records with what was found of each: dense differs from itself in nothing that could be counted."""
-        joined = self.frames.records.merge(self.comparisons[[*JOINED, *FLAGS]], how="left", on="key")
+        """The records with what was found of each; dense, which is compared with nothing, has no numbers or flags."""
+        joined = self.frames.records.merge(self.comparisons[["key", *NUMBERS, *FLAGS]], how="left", on="key")
         return joined.assign(**{name: joined[name].eq(True) for name in FLAGS})
 
     def of(self, keys: Collection[str]) -> "Findings":

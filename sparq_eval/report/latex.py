@@ -25,10 +25,13 @@ def latex(findings: Findings) -> str:
 
 
 def latex_headline(findings: Findings) -> str:
-    """Only a comment where there is nothing but dense."""
+    """Only a comment where there is nothing but dense. What is not shown is that and no more: a page is narrow."""
     header, rows = headline_table(findings)
     if not rows:
         return PACKAGES
+    rows = [
+        tuple(cell.partition(" (-")[0] if place > WORDS else cell for place, cell in enumerate(cells)) for cells in rows
+    ]
     lines = [rf"\begin{{tabular}}{{{'l' * WORDS}{'r' * (len(header) - WORDS)}}}", r"\toprule", row(header), r"\midrule"]
     return "\n".join([f"{PACKAGES}% {HEADLINE}", *lines, *map(row, rows), r"\bottomrule", r"\end{tabular}", ""])
 

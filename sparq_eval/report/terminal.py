@@ -16,9 +16,9 @@ from sparq_eval.report.text import HEADLINE, LEGEND, WORDS, Group, groups, headl
 BAR = 10  # characters
 VALUE = "value"  # the column that the bars stand beside
 HIGHEST = 1.5  # of dense's value that a bar shows
-# what a narrow terminal leaves out, first to last; the tables' files have it all
-SPARED = ("nominal ratio", "seconds", "stderr", "samples", "ms a token", "95 % interval", "to dense")
-NARROW = 22  # of the settings, which give way before more than four columns are left out
+# what gives way in a narrow terminal, first to last; settings become as narrow as NARROW, other columns are left out
+GIVING_WAY = ("nominal ratio", "seconds", "stderr", "samples", "settings", "ms a token", "95 % interval", "to dense")
+NARROW = 22
 
 
 def terminal_table(findings: Findings, console: Console) -> None:
@@ -37,7 +37,7 @@ def terminal_table(findings: Findings, console: Console) -> None:
 
 
 def rich_table(group: Group, width: int) -> Table:
-    """As many columns as fit; in a very narrow terminal the settings give way, and at spaces."""
+    """As many columns as fit."""
     kept = fitting(group, width)
     table = blank(group.title)
     for place in kept:
@@ -62,11 +62,12 @@ def fitting(group: Group, width: int) -> list[int]:
     columns = zip(group.header, *group.rows, strict=True)
     needed = [max(*map(len, name.rsplit(" ", 1)), *map(len, cells)) + 2 for name, *cells in columns]
     kept = list(range(len(group.header)))
-    for place, name in enumerate(SPARED):
-        settings = group.header.index("settings")
-        if place == 4:
-            needed[settings] = min(needed[settings], NARROW + 2)
-        if sum(needed[column] for column in kept) + BAR + 2 > width:
+    for name in GIVING_WAY:
+        if sum(needed[column] for column in kept) + BAR + 2 <= width:
+            break
+        if name == "settings":
+            needed[group.header.index(name)] = NARROW + 2
+        else:
             kept = [column for column in kept if group.header[column] != name]
     return kept
 
@@ -79,7 +80,8 @@ def rich_headline(header: Sequence[str], rows: Sequence[Sequence[str]], width: i
     for place, name in enumerate(header):
         table.add_column(heading(name), justify=side(place), overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell, style="green" if "×" in cell and "not" not in cell else "") for cell in row))
+        shown = [place > WORDS and not cell[:1].isalpha() for place, cell in enumerate(row)]
+        table.add_row(*(Text(cell, style="green" if good else "") for cell, good in zip(row, shown, strict=True)))
     return table
 
 

@@ -95,7 +95,7 @@ def headline_table(findings: Findings) -> tuple[tuple[str, ...], list[tuple[str,
 def compression(line: dict) -> str:
     """A headline in a cell; its interval is left out where it is a lower bound."""
     if math.isfinite(line["loss"]):
-        return f"{line['verdict']} (-{line['loss']:.2g} at {line['largest']:.2f} ×)"
+        return f"{line['verdict']} (-{fixed(line['loss'], 3 if line['loss'] < 10 else 1)} at {line['largest']:.2f} ×)"
     if math.isnan(line["compression"]):
         return str(line["verdict"])
     if line["verdict"] == "beyond the grid":

@@ -9,6 +9,7 @@ DRAWS = 10_000
 SEED = 20240501
 BLOCK = 2_000_000  # weights at a time
 TAIL = 0.025
+FEW = 10  # clusters, below which no resampling of them reaches the tails
 
 
 def draw(paired: Paired) -> np.ndarray:
@@ -28,23 +29,26 @@ def draw(paired: Paired) -> np.ndarray:
     for start in range(0, DRAWS, rows):
         # a Dirichlet weight is an exponential over their sum, which the ratio cancels
         weights = chance.standard_exponential((min(rows, DRAWS - start), len(sums)))
-        with np.errstate(invalid="ignore"):
-            parts.append((weights @ sums) / (weights @ counts))
+        parts.append((weights @ sums) / (weights @ counts))
     return np.concatenate(parts)
 
 
 def interval(draws: np.ndarray, paired: Paired) -> tuple[np.ndarray, np.ndarray]:
-    """Low and high ends, [R] each, of the 95 % interval of the mean difference.
+    """Low and high ends, [R] each, of the 95 % interval of the mean difference; nan for one cluster.
 
     Where scores are not 0 or 1 the percentiles are moved outwards to what Student's t with C clusters needs
-    (Hesterberg, 2015, "expanded percentile"); nan for one cluster. Scores of any size have no rule of three: where
-    no such example differs, both ends are 0.
+    (Hesterberg, 2015, "expanded percentile"); fewer than FEW clusters get Student's t itself. Scores of any size have
+    no rule of three: where no such example differs, both ends are 0.
     """
     low, high = np.full((2, draws.shape[1]), np.nan)
-    for place, clusters in enumerate(paired.clusters):
-        if not np.isfinite(paired.mean[place]) or (clusters < 2 and not paired.binary[place]):
+    for place, (mean, clusters) in enumerate(zip(paired.mean, paired.clusters.tolist(), strict=True)):
+        if not np.isfinite(mean) or (clusters < 2 and not paired.binary[place]):
             continue
-        tail = TAIL if paired.binary[place] else expanded(int(clusters))
+        if clusters < FEW and not paired.binary[place]:
+            reach = -t.ppf(TAIL, clusters - 1) * paired.error[place]
+            low[place], high[place] = mean - reach, mean + reach
+            continue
+        tail = TAIL if paired.binary[place] else expanded(clusters)
         low[place], high[place] = np.quantile(draws[:, place], (tail, 1 - tail))
     # at the end of a scale, all examples lost, the clusters that nobody saw pull the interval off what was measured
     return np.fmin(low, paired.mean + 0 * low), np.fmax(high, paired.mean + 0 * high)

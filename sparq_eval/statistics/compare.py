@@ -8,7 +8,7 @@ import pandas as pd
 from sparq_eval.errors import UserError
 from sparq_eval.results.frames import Frames
 from sparq_eval.statistics.bootstrap import draw, interval
-from sparq_eval.statistics.paired import Paired, groups, pair
+from sparq_eval.statistics.paired import IGNORING, Paired, groups, pair
 from sparq_eval.statistics.power import examples_more
 from sparq_eval.statistics.significance import adjust, try_chance
 
@@ -16,24 +16,12 @@ LEVEL = 0.05
 NAMES = ["model", "task", "variant", "method", "settings", "key"]
 COMPARISONS = [
     *NAMES,
-    *(
-        "samples",
-        "clusters",
-        "difference",
-        "low",
-        "high",
-        "p",
-        "q",
-        "test",
-        "better",
-        "worse",
-        "gained",
-        "lost",
-        "more",
-    ),
+    *("samples", "clusters", "difference", "low", "high", "p", "q", "test"),
+    *("better", "worse", "gained", "lost", "more"),
 ]
 
 
+@IGNORING
 def compare(frames: Frames) -> pd.DataFrame:
     """One row for each record that is not dense, in the records' order, with the columns COMPARISONS.
 
@@ -68,6 +56,7 @@ def describe(paired: Paired, upward: bool) -> dict[str, Any]:
     }
 
 
+@IGNORING
 def between(frames: Frames, key_a: str, key_b: str) -> pd.DataFrame:
     """The record `key_a` less the record `key_b`: one row with the names of `key_a` and the columns COMPARISONS.
 

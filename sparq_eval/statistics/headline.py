@@ -10,7 +10,7 @@ import pandas as pd
 from sparq_eval.results.frames import Frames
 from sparq_eval.statistics.bootstrap import TAIL, draw, interval
 from sparq_eval.statistics.lines import split
-from sparq_eval.statistics.paired import GROUP, Group, groups
+from sparq_eval.statistics.paired import GROUP, IGNORING, Group, groups
 from sparq_eval.statistics.power import examples_more
 
 MARGIN = 1.0
@@ -40,6 +40,7 @@ class Line:
         return reached, "beyond the grid" if passed else "shown" if reached > -np.inf else "not shown"
 
 
+@IGNORING
 def headline(frames: Frames, margin: float = MARGIN) -> pd.DataFrame:
     """One row for each model, task, variant and method that is not dense, with the columns HEADLINE.
 
@@ -47,10 +48,11 @@ def headline(frames: Frames, margin: float = MARGIN) -> pd.DataFrame:
     dense's value for all others. The column margin is it in the metric's own units.
 
     compression is 1 / counted_ratio. A line of settings (see `lines`) is walked from its largest budget down, as long
-    as the worse end of the difference's 95 % interval stays within the margin; at the first budget where it does not,
-    the ends of this budget and of the one before are joined by a straight line in log(transfers), and the headline is
-    where that crosses the margin. As the walk ends there, testing many budgets costs no confidence. Of a method's lines
-    the one that reaches furthest counts; settings that left nothing out or have no counted transfers are not used.
+    as the worse end of the difference's two-sided 95 % interval stays within the margin. At the first budget where it
+    does not, the ends of this budget and of the one before are joined by a straight line in log(transfers), and the
+    headline is where that crosses the margin. As the walk ends there, testing many budgets costs no confidence. Of a
+    method's lines the one that reaches furthest counts; settings that left nothing out or have no counted transfers are
+    not used.
 
     low, high: 95 % interval of this number for other examples like these: each draw of the bootstrap moves the ends as
     it moves the differences, and is read off the same way; a draw that does not pass at the largest budget counts as
@@ -146,6 +148,7 @@ def missing(line: Line, margin: float) -> str:
     return ": ".join(filter(None, (line.note, said)))
 
 
+@IGNORING
 def crossing(log: np.ndarray, bounds: np.ndarray, margin: float) -> np.ndarray:
     """[D]: where bounds, [D, P], first come down to -margin on the way along log, [P]; -inf where the first is there
     already, the last of log where none is. A bound that is no number ends the way at the one before it.
@@ -154,7 +157,6 @@ def crossing(log: np.ndarray, bounds: np.ndarray, margin: float) -> np.ndarray:
     first = np.where(fails.any(axis=1), fails.argmax(axis=1), len(log))
     every, after, before = np.arange(len(bounds)), np.minimum(first, len(log) - 1), np.maximum(first - 1, 0)
     above, below = bounds[every, before] + margin, bounds[every, after] + margin
-    with np.errstate(divide="ignore", invalid="ignore"):
-        share = np.nan_to_num(above / (above - below), nan=0.0, posinf=0.0, neginf=0.0)
+    share = np.nan_to_num(above / (above - below), nan=0.0, posinf=0.0, neginf=0.0)
     met = log[before] + share * (log[after] - log[before])
     return np.where(first == 0, -np.inf, np.where(first == len(log), log[-1], met))

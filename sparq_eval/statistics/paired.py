@@ -10,6 +10,8 @@ import pandas as pd
 from sparq_eval.results.frames import Frames
 
 GROUP = ["model", "task", "variant"]
+# what has no number becomes nan, and is reported as nan
+IGNORING = np.errstate(over="ignore", divide="ignore", invalid="ignore")
 
 
 @dataclass(frozen=True)
@@ -53,15 +55,13 @@ class Paired:
     @cached_property
     def mean(self) -> np.ndarray:
         """[R]: difference of the reported values, which are plain means, on the shared examples; nan without any."""
-        with np.errstate(invalid="ignore"):
-            return self.sums.sum(axis=0) / self.samples
+        return self.sums.sum(axis=0) / self.samples
 
     @cached_property
     def error(self) -> np.ndarray:
         """[R]: standard error of `mean`, which is a ratio of sums over clusters; nan for one cluster."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            spread = ((self.sums - self.mean * self.counts) ** 2).sum(axis=0)
-            return np.sqrt(spread * self.clusters / (self.clusters - 1)) / self.samples
+        spread = ((self.sums - self.mean * self.counts) ** 2).sum(axis=0)
+        return np.sqrt(spread * self.clusters / (self.clusters - 1)) / self.samples
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,5 @@ def examples_more(gap: np.ndarray, error: np.ndarray, samples: np.ndarray) -> np
 
     nan where there is no gap or no spread, or no more are needed.
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        more = np.ceil(samples * ((REACH * error / gap) ** 2 - 1))
+    more = np.ceil(samples * ((REACH * error / gap) ** 2 - 1))
     return np.where(np.isfinite(more) & (more > 0), more, np.nan)

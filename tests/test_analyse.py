@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.stats import kurtosis, skew
@@ -23,6 +24,8 @@ from sparq_eval.hf.observe import observe
 from sparq_eval.hf.seam import Call
 from sparq_eval.methods import Shape
 from sparq_eval.methods.sparq import TEMPERATURES, projection
+from sparq_eval.report.analysis import draw_analyses
+from sparq_eval.report.analysis.draw import newest
 from sparq_eval.request import Request
 from sparq_eval.results.analysis import Analysis, compact, load_analyses, read_analysis
 from sparq_eval.results.frames import folders
@@ -303,3 +306,41 @@ def test_a_record_that_was_changed_is_named_and_left_out(both: Any, tmp_path: Pa
     for name, value in (("model", {"name": "x"}), ("when", "yesterday"), ("statistics", {}), ("task", 3)):
         with pytest.raises(ValueError, match=name):
             analysis(both("gqa")[0], **{name: value})
+
+
+def published(folder: Path) -> Path:
+    """What the paper's tables.csv has of it, with other numbers."""
+    rows = ["table,row,column,value,unit,note"]
+    rows += [f"Table 1,eta,{axis},{value},,x" for axis, value in zip(("S", "d_h"), (0.21, 0.01), strict=True)]
+    rows.append('Fig 4f (RMSE printed in notebook),"alpha RMSE, r=32",tau=1 | coverage,0.135 | 0.037,,x')
+    (folder / "tables.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def test_every_figure_is_drawn_for_each_model_and_task_from_its_newest_record(both: Any, tmp_path: Path) -> None:
+    found, _ = both("gqa")
+    old, new = analysis(found), analysis(found, when="2025-01-31T12:00:00+00:00")
+    other = analysis(found, task="needle/x")
+    assert newest([old, other, new]) == [new, other]
+    written = draw_analyses([old, new], tmp_path / "out", published(tmp_path))
+    names = {f"{name}_tiny--one_squad" for name in ("fig4", "figE1", "figE2")}
+    assert {path.name for path in written} == {f"{n}{end}" for n in names for end in (".svg", ".png")} | {
+        "table1.csv",
+        "table1.md",
+    }
+    assert all(path.stat().st_size for path in written)
+    text = (tmp_path / "out/fig4_tiny--one_squad.svg").read_text()
+    assert "coverage: " in text and "[0.037]" in text and "tiny/one, squad, 4 prompts" in text
+    table = pd.read_csv(tmp_path / "out/table1.csv")
+    assert set(table["record"]) == {new.key}
+    own = table[table["axis"] == "position"].iloc[0]
+    assert own["values"] == pytest.approx(found["correlation"]["values"]["sequence"]["excess"], rel=1e-5)
+    assert own["keys"] == pytest.approx(found["correlation"]["keys"]["sequence"]["excess"], rel=1e-5)
+    assert own["published: values, Llama 2 7B"] == 0.21
+
+
+def test_without_records_nothing_is_drawn_and_without_its_file_the_papers_numbers_are_missed(tmp_path: Path) -> None:
+    assert draw_analyses([], tmp_path / "out") == []
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match=r"^published=.*: tables.csv could not be read"):
+        draw_analyses([], tmp_path / "out", tmp_path)

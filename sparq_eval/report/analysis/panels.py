@@ -56,7 +56,7 @@ def density_panel(axes: Axes, queries: Mapping[str, Any], whole: bool = False) -
     middle = np.linspace(edges[0], edges[-1], 400)
     axes.plot(middle, norm.pdf(middle), color=DENSE, linestyle=DASHES, linewidth=1, label="normal")
     axes.set_yscale("log")
-    axes.set_ylim(3e-6 if whole else 3e-5, 4)
+    axes.set_ylim(3e-6 if whole else 1e-4, 20)
     axes.yaxis.set_major_locator(LogLocator(10))
     axes.yaxis.set_major_formatter(FuncFormatter(power_of_ten))
     axes.yaxis.set_minor_locator(NullLocator())

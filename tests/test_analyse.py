@@ -3,31 +3,41 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from library import write_model, write_tasks
 from scipy.stats import kurtosis, skew
+from test_methods import step_of
+from test_protocol import composed
 from tiny import CONFIGS, Letters, tiny_model, tiny_requests
 
 from sparq_eval.analyse.__main__ import check_used
 from sparq_eval.analyse.correlation import AXES, Correlation
 from sparq_eval.analyse.gather import Choice, Gathered
-from sparq_eval.analyse.run import choice
+from sparq_eval.analyse.run import choice, run
+from sparq_eval.analyse.scores import coverage, top_mass
 from sparq_eval.errors import UserError
+from sparq_eval.evaluate.settings import read_settings
 from sparq_eval.hf.engine import Engine
 from sparq_eval.hf.families import layer_windows, shape_of
 from sparq_eval.hf.observe import observe
 from sparq_eval.hf.seam import Call
 from sparq_eval.methods import Shape
 from sparq_eval.methods.sparq import TEMPERATURES, projection
+from sparq_eval.report.analysis import draw_analyses
+from sparq_eval.report.analysis.draw import newest
 from sparq_eval.request import Request
 from sparq_eval.results.analysis import Analysis, compact, load_analyses, read_analysis
 from sparq_eval.results.frames import folders
 from sparq_eval.results.tidy import rubbish
 from sparq_eval.results.verify import verify
+from sparq_eval.step import Visible
 
 KINDS = sorted(CONFIGS)
 LENGTHS = [24, 31, 19, 12]
@@ -303,3 +313,76 @@ def test_a_record_that_was_changed_is_named_and_left_out(both: Any, tmp_path: Pa
     for name, value in (("model", {"name": "x"}), ("when", "yesterday"), ("statistics", {}), ("task", 3)):
         with pytest.raises(ValueError, match=name):
             analysis(both("gqa")[0], **{name: value})
+
+
+def published(folder: Path) -> Path:
+    """What the paper's tables.csv has of it, with other numbers."""
+    rows = ["table,row,column,value,unit,note"]
+    rows += [f"Table 1,eta,{axis},{value},,x" for axis, value in zip(("S", "d_h"), (0.21, 0.01), strict=True)]
+    rows.append('Fig 4f (RMSE printed in notebook),"alpha RMSE, r=32",tau=1 | coverage,0.135 | 0.037,,x')
+    (folder / "tables.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def test_every_figure_is_drawn_for_each_model_and_task_from_its_newest_record(both: Any, tmp_path: Path) -> None:
+    found, _ = both("gqa")
+    old, new = analysis(found), analysis(found, when="2025-01-31T12:00:00+00:00")
+    other = analysis(found, task="needle/x")
+    assert newest([old, other, new]) == [new, other]
+    written = draw_analyses([old, new], tmp_path / "out", published(tmp_path))
+    names = {f"{name}_tiny--one_squad" for name in ("fig4", "figE1", "figE2")}
+    assert {path.name for path in written} == {f"{n}{end}" for n in names for end in (".svg", ".png")} | {
+        "table1.csv",
+        "table1.md",
+    }
+    assert all(path.stat().st_size for path in written)
+    text = (tmp_path / "out/fig4_tiny--one_squad.svg").read_text()
+    assert "coverage: " in text and "[0.037]" in text and "tiny/one, squad, 4 prompts" in text
+    table = pd.read_csv(tmp_path / "out/table1.csv")
+    assert set(table["record"]) == {new.key}
+    own = table[table["axis"] == "position"].iloc[0]
+    assert own["values"] == pytest.approx(found["correlation"]["values"]["sequence"]["excess"], rel=1e-5)
+    assert own["keys"] == pytest.approx(found["correlation"]["keys"]["sequence"]["excess"], rel=1e-5)
+    assert own["published: values, Llama 2 7B"] == 0.21
+
+
+def test_without_records_nothing_is_drawn_and_without_its_file_the_papers_numbers_are_missed(tmp_path: Path) -> None:
+    assert draw_analyses([], tmp_path / "out") == []
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match=r"^published=.*: tables.csv could not be read"):
+        draw_analyses([], tmp_path / "out", tmp_path)
+
+
+def test_what_a_sink_takes_is_no_mass_and_no_part_of_the_coverage() -> None:
+    step = step_of(T=1, S=40)
+    one = replace(step, q=step.q[:1], k=step.k[:1], v=step.v[:1], visible=Visible(step.visible.valid[:1], 1))
+    sunk = replace(one, sinks=torch.full((2, 3), 50.0))
+    assert top_mass(one, 40).tolist() == pytest.approx(np.ones((2, 3)))
+    assert (top_mass(sunk, 40) < 1e-6).all()
+    for with_sinks, without in zip(coverage(sunk, "sqrt_d", 3, 8), coverage(one, "sqrt_d", 3, 8), strict=True):
+        assert torch.equal(with_sinks, without)
+
+
+def test_an_analysis_leaves_a_record_that_says_what_it_was_made_of(tmp_path: Path) -> None:
+    write_model(tmp_path / "model")
+    write_tasks(tmp_path / "tasks")
+    config = composed("model=any", f"model.path={tmp_path}/model", "samples=3", f"results_dir={tmp_path}/out")
+    config |= {"include_path": str(tmp_path / "tasks"), "methods": {"sparq": config["methods"]["sparq"]}}
+    settings = read_settings(config | {"task": "lm_eval/my_words"})
+    (path,) = run(settings, rs=[2, 0.5], ks=[4, 9])
+    made = read_analysis(path)
+    assert path.parent == tmp_path / "out"
+    assert (made.name, made.task, made.prompts["count"]) == ("model", "lm_eval/my_words", 3)
+    assert {key: made.model[key] for key in ("layers", "heads", "groups", "head_size")} == {
+        "layers": 2,
+        "heads": 2,
+        "groups": 2,
+        "head_size": 8,
+    }
+    wanted = {"top": 32, "rs": [2, 4], "ks": [4, 9], "k": 9, "positions": made.prompts["shortest"], "dtype": "float32"}
+    assert wanted.items() <= made.protocol.items()
+    assert 0 < made.protocol["selfcheck"]["eager"] < made.protocol["selfcheck"]["tolerance"]
+    assert len(made.model["sha256"]) == 64 and made.versions["torch"]
+    assert np.shape(made.statistics["mass"]["heads"]) == (2, 4)
+    with pytest.raises(UserError, match="task=lm_eval/my_start: example 0 has no prompt to look at"):
+        list(run(read_settings(config | {"task": "lm_eval/my_start"})))

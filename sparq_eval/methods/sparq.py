@@ -48,7 +48,8 @@ class SparQ(Method):
     For ablations (Figure 7), in torch alone. temperature: what divides the approximate logits, by which they tell how
     much weight was missed: `coverage`, sqrt(D |q[largest r]|_1 / |q|_1); `sqrt_d`, `sqrt_r`; `none`, 1. score: what
     ranks: `query`, the largest components of the query; `low_rank`, query and keys in the same r dimensions, drawn at
-    random for each key/value head, at sqrt(D); `oracle`, the true logits, as if they came for nothing (r is not used).
+    random for each key/value head, at sqrt(D); `oracle`, the true logits (r is not used). As the paper counts, reading
+    a projected key moves r elements, and an oracle ranks for nothing: it moves 2 k D, what is written, the mean value.
     """
 
     r: Budget = 32

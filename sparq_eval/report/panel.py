@@ -41,7 +41,7 @@ class Panel:
     def ylabel(self) -> str:
         metric = str(self.records["metric"].iloc[0])
         lower = "" if self.records["higher_is_better"].iloc[0] else "\nlower is better"
-        return drawable(METRICS.get(metric, metric), 36) + lower
+        return drawable(METRICS.get(metric, metric), 36).replace(" (", "\n(") + lower
 
 
 def panel_cells(panels: Sequence[Panel], xlabel: str, width: float) -> list[Cell]:

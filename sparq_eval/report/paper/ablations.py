@@ -124,13 +124,15 @@ def panel(title: str, own: pd.DataFrame, theirs: pd.DataFrame, sources: Sources,
 
 
 def lines(records: pd.DataFrame, column: str, names: dict) -> list[Curve]:
-    """A line for each value of a column; its method is its label, so that each has its own look."""
+    """A line for each value of a column."""
     sparq = records[records["method"] == "sparq"] if len(records) else records
     found = []
     for value, label in names.items():
-        points = sparq[sparq[column] == value].dropna(subset="value").sort_values("x", ascending=False)
+        points = sparq[sparq[column] == value].dropna(subset=["value", "x"]).sort_values("x", ascending=False)
         if len(points):
-            found.append(Curve("sparq" if label == "SparQ" else label, label, 0.0, points[["x", "value", "stderr"]]))
+            # what is ranked otherwise has a colour of its own, budgets are shades of SparQ's
+            method, rank = ("sparq", float(value)) if column == "k" else ("sparq" if label == "SparQ" else label, 0.0)
+            found.append(Curve(method, label, rank, points[["x", "value", "stderr"]]))
     return found
 
 

@@ -46,7 +46,6 @@ class Sources:
 
     def placed(self, records: pd.DataFrame, model: str, task: str) -> pd.DataFrame:
         chosen = records[(records["model"] == model) & (records["task"] == task) & records["variant"].isin(("", "A"))]
-        chosen = chosen[chosen[self.transfers].notna()]
         return chosen.assign(x=chosen[self.transfers] / UNIT, x_dense=chosen[f"{self.transfers}_dense"] / UNIT)
 
     @property

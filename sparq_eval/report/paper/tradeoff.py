@@ -1,6 +1,7 @@
 """Score against transfers: Figure 1 (one model, three tasks) and Figures A1 to A3 (all models and tasks)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 
@@ -61,7 +62,8 @@ def has(sources: Sources, model: str, task: str) -> bool:
 
 
 def panel_of(sources: Sources, model: str, task: str) -> Panel | None:
-    own, theirs = (main_settings(found(model, task)) for found in (sources.settings_of, sources.published_of))
+    both = sources.settings_of(model, task), sources.published_of(model, task)
+    own, theirs = (main_settings(found[found["x"].notna()]) for found in both)
     if own.empty and theirs.empty:
         return None
     lines = curves(theirs) if len(theirs) else []
@@ -71,6 +73,11 @@ def panel_of(sources: Sources, model: str, task: str) -> Panel | None:
     return Panel(f"{model}\n{task}, n = {count(own['samples'])}", own, curves(own), lines)
 
 
+def is_published(panel: Panel) -> bool:
+    """Whether all of it is."""
+    return bool((panel.records["key"] == "published").all())
+
+
 def drawn(rows: Sequence[Sequence[Panel | None]], lacking: Sequence, sources: Sources, height: float) -> Drawing:
     """Panels as they lie, None where there is nothing."""
     panels = [panel for row in rows for panel in row if panel is not None]
@@ -78,12 +85,16 @@ def drawn(rows: Sequence[Sequence[Panel | None]], lacking: Sequence, sources: So
         return Drawing(missing=lacking)
     across = max(map(len, rows))
     width = COLUMN if across == 1 else FULL / across
-    made = iter(panel_cells(panels, XLABEL[sources.transfers], width))
+    labelled = zip(panel_cells(panels, XLABEL[sources.transfers], width), panels, strict=True)
+    # the paper's transfers are by its formula
+    made = (replace(cell, xlabel=XLABEL["nominal"]) if is_published(panel) else cell for cell, panel in labelled)
     cells: list[Cell | None] = [None if panel is None else next(made) for row in rows for panel in row]
     numbers = pd.concat([panel.records for panel in panels])
     parts = [(", ".join(panel.title.splitlines()), readable(panel.records)) for panel in panels]
-    alone = [panel.title.split(" (published)")[0] for panel in panels if "(published)" in panel.title]
+    alone = [str(panel.records["model"].iloc[0]) for panel in panels if is_published(panel)]
     notes = [f"published alone, no records of it: {', '.join(dict.fromkeys(alone))}"] if alone else []
+    if any(panel.published for panel in panels):
+        notes.append("published transfers are by the paper's formula")
     columns = [name for name in (*NUMBERS, "counted_ratio", "nominal_ratio", "key") if name in numbers]
     picture = Picture("", numbers[columns], parts, compose("", cells, across, height))
     return Drawing([picture], keys(numbers["key"]), lacking, notes)

@@ -89,7 +89,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         measure(folder, "mine", task, "sparq", sparq(16), n=2, prompt_tokens=1000 * 2**place)
     needles(folder, "mine")
     for machine, dtype in ((GPU, "float16"), (CPU, "float32")):
-        bench(list(attention(machine, dtype, few=True)), machine).save(folder)
+        few = [row for row in attention(machine, dtype, few=True) if row.r in (None, 16) and row.copy in (None, "same")]
+        bench(few, machine).save(folder)
         bench(list(decode(machine, dtype)), machine).save(folder)
     return folder
 
@@ -297,7 +298,7 @@ def test_benchmarks_are_divided_among_the_figures(drawn: tuple[Path, dict]) -> N
         line, points = panel[panel["line"] == "line through them"], panel[panel["line"] != "line through them"]
         slope, start = np.polyfit(points["x"], points["y"], 1)
         assert line["y"].to_list() == pytest.approx((start + slope * line["x"]).to_list(), rel=1e-6)
-    assert len(numbers_of(out, "table4").query("implementation.str.startswith('SparQ')", engine="python")) >= 4
+    assert len(numbers_of(out, "table4").query("implementation.str.startswith('SparQ')", engine="python")) == 3
 
 
 def test_the_records_of_another_model_are_drawn_where_the_papers_are_missing(
@@ -323,9 +324,9 @@ def test_published_curves_lie_under_ours(
     theirs = main_settings(sources.published_of("llama2-13b", "squad"))
     exact = theirs[(theirs["method"] == "sparq") & (theirs["r"] == 8)]
     assert exact["value"].to_list() == [0.7485] and theirs["counted_dense"].dropna().round(-6).nunique() == 1
-    draw_figures(["figA1", "fig6", "fig7", "table2", "table3", "fig9"], root, tmp_path, published=shared / "paper")
+    draw_figures(["figA1", "fig6", "fig7", "table2", "table3"], root, tmp_path, published=shared / "paper")
     said = capsys.readouterr().out
-    assert "figA1: published alone, no records of it: llama2-7b, llama2-13b, llama3-8b" in said
+    assert "figA1: published alone, no records of it: llama2-7b (triviaqa, cnn_dailymail, wikitext_bpc), llama2" in said
     assert "fig6: published alone, no records of it: vicuna-7b-16k" in said
     keys = set(load(root).records["key"])
     for name in ("figA1", "table2", "table3"):

@@ -28,7 +28,8 @@ def figure_7(sources: Sources) -> Drawing:
     model = model_of(sources)
     makers = {"a": by_score, "b": by_temperature, "c": by_budgets}
     cells: list[Cell | None] = []
-    numbers, lacking, alone = [], [], []
+    numbers, alone = [], []
+    lacking: dict[str, tuple[str, list[str]]] = {}  # of each command: its task, and the panels that need it
     for letter, make in makers.items():
         for task in SWEPT if letter == "c" else (TASK,):
             own = select(letter, unfolded(sources.settings_of(model, task)))
@@ -36,15 +37,19 @@ def figure_7(sources: Sources) -> Drawing:
             if LLAMA2_7B.name != model:
                 theirs = theirs.head(0)
             if own.empty:
-                lacking.append(Missing(f"{LLAMA2_7B.name} {task}, panel {letter}", COMMANDS[letter](task)))
+                lacking.setdefault(COMMANDS[letter](task), (task, []))[1].append(letter)
             if own.empty and theirs.empty:
                 continue
             if own.empty:
                 alone.append(f"{letter} ({task})")
             cells.append(make(f"({letter}) {task}", own, theirs, sources))
             numbers.append(own.assign(panel=letter))
+    missing = [
+        Missing(f"{LLAMA2_7B.name} {task}, panel {' and '.join(letters)}", command)
+        for command, (task, letters) in lacking.items()
+    ]
     if not cells:
-        return Drawing(missing=lacking)
+        return Drawing(missing=missing)
     table = pd.concat(numbers) if numbers else pd.DataFrame()
     names = ["panel", "task", "score", "temperature", "r", "k", "samples", "value", "stderr", "counted_ratio", "key"]
     table = table[[name for name in names if name in table]]
@@ -52,7 +57,7 @@ def figure_7(sources: Sources) -> Drawing:
     parts = [(f"({letter})", part.drop(columns=["panel", "key"])) for letter, part in table.groupby("panel")]
     title = f"SparQ's parts: {model}"
     picture = Picture(title, table, parts, compose(title, cells, min(len(cells), 2), 2.0))
-    return Drawing([picture], keys(table["key"]), lacking, notes)
+    return Drawing([picture], keys(table["key"]), missing, notes)
 
 
 COMMANDS = {

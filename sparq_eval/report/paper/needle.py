@@ -1,7 +1,6 @@
 """The needle in a haystack: what was found at each length and depth, as heatmaps (Figure A4)."""
 
 import math
-import re
 from fractions import Fraction
 
 import numpy as np
@@ -17,7 +16,7 @@ from sparq_eval.report.paper.sources import Sources
 from sparq_eval.report.style import COLOURS, drawable, label_of
 from sparq_eval.results.record import safe
 
-ID = re.compile(r"(\d+)-(\d+)")  # tokens of essays, and before how many of them the needle is
+ID = r"^(\d+)-(\d+)$"  # tokens of essays, and before how many of them the needle is
 DEPTHS = 32  # the most that tell apart
 QUESTION = 128  # tokens that are kept for the needle and the question: 896 of essays make a prompt of 1,024
 WORSE_TO_BETTER = LinearSegmentedColormap.from_list("found", ["#F3F3F3", "#B5CFE3", COLOURS["sparq"], "#00304F"])
@@ -34,12 +33,10 @@ def cells(sources: Sources) -> pd.DataFrame:
     if samples.empty:
         return pd.DataFrame(columns=names)
     samples = samples[(samples["task"] == "needle") & samples["variant"].isin(("", "A"))]
-    found = [ID.fullmatch(str(name)) for name in samples["id"]]
-    samples = samples[[match is not None for match in found]]
-    lengths = [int(match[1]) for match in found if match]
-    samples = samples.assign(
-        length=[tokens + QUESTION for tokens in lengths],
-        depth=[depth_of(int(match[2]), int(match[1])) for match in found if match],
+    parts = samples["id"].astype(str).str.extract(ID).dropna().astype(int)
+    samples = samples.loc[parts.index].assign(
+        length=parts[0] + QUESTION,
+        depth=[depth_of(place, tokens) for tokens, place in parts.itertuples(index=False)],
     )
     ratios = sources.records.set_index("key")["counted_ratio"].to_dict()
     powers = {key: 1 if not ratio > 0 else 2 ** round(-math.log2(ratio)) for key, ratio in ratios.items()}

@@ -91,8 +91,11 @@ def drawn(rows: Sequence[Sequence[Panel | None]], lacking: Sequence, sources: So
     cells: list[Cell | None] = [None if panel is None else next(made) for row in rows for panel in row]
     numbers = pd.concat([panel.records for panel in panels])
     parts = [(", ".join(panel.title.splitlines()), readable(panel.records)) for panel in panels]
-    alone = [str(panel.records["model"].iloc[0]) for panel in panels if is_published(panel)]
-    notes = [f"published alone, no records of it: {', '.join(dict.fromkeys(alone))}"] if alone else []
+    alone: dict[str, list[str]] = {}
+    for first in (panel.records.iloc[0] for panel in panels if is_published(panel)):
+        alone.setdefault(str(first["model"]), []).append(str(first["task"]))
+    named = [f"{model} ({', '.join(tasks)})" for model, tasks in alone.items()]
+    notes = [f"published alone, no records of it: {', '.join(named)}"] if named else []
     if any(panel.published for panel in panels):
         notes.append("published transfers are by the paper's formula")
     columns = [name for name in (*NUMBERS, "counted_ratio", "nominal_ratio", "key") if name in numbers]

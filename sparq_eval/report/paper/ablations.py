@@ -125,7 +125,8 @@ def panel(title: str, own: pd.DataFrame, theirs: pd.DataFrame, sources: Sources,
     records = own if len(own) else theirs
     title = f"{title}, n = {count(records['samples'])}" + ("" if len(own) else " (published)")
     made = Panel(title, records, lines(own, column, names), lines(theirs, column, names))
-    return panel_cells([made], XLABEL[sources.transfers], FULL / 2)[0]
+    # the paper's transfers are by its formula
+    return panel_cells([made], XLABEL[sources.transfers if len(own) else "nominal"], FULL / 2)[0]
 
 
 def lines(records: pd.DataFrame, column: str, names: dict) -> list[Curve]:

@@ -30,7 +30,7 @@ def figure_1(sources: Sources) -> Drawing:
         models += [str(model) for model in best["model"]]
     lacking = [missing(LLAMA2_13B.name, task) for task in FIGURE_1 if not has(sources, LLAMA2_13B.name, task)]
     panels = [[panel_of(sources, model, task) for task in FIGURE_1] for model in models]
-    return drawn([row for row in panels if any(row)], lacking, sources, 2.0)
+    return drawn([row for row in panels if any(row)], 2.0, lacking, sources)
 
 
 def ranked(column: pd.Series) -> pd.Series:
@@ -46,7 +46,7 @@ def family(sources: Sources, figure: str) -> Drawing:
     columns = [[panel_of(sources, model, task) for task in TASKS] for model in models]
     columns = [column for column in columns if any(column)]
     pages = [columns[start : start + ACROSS] for start in range(0, len(columns), ACROSS)]
-    drawings = [drawn(list(zip(*page, strict=True)), lacking, sources, ROW) for page in pages]
+    drawings = [drawn(*laid_out(page), lacking, sources) for page in pages]
     pictures = [
         Picture(one.title, one.numbers, one.parts, one.figure, str(page) if page > 1 else "")
         for page, drawing in enumerate(drawings, start=1)
@@ -78,8 +78,15 @@ def is_published(panel: Panel) -> bool:
     return bool((panel.records["key"] == "published").all())
 
 
-def drawn(rows: Sequence[Sequence[Panel | None]], lacking: Sequence, sources: Sources, height: float) -> Drawing:
-    """Panels as they lie, None where there is nothing."""
+def laid_out(models: Sequence[Sequence[Panel | None]]) -> tuple[list[Sequence[Panel | None]], float]:
+    """Rows of panels and their height: a row for each task; the tasks of a model alone three abreast."""
+    if len(models) == 1:
+        return [models[0][start : start + 3] for start in range(0, len(models[0]), 3)], 2.0
+    return list(zip(*models, strict=True)), ROW
+
+
+def drawn(rows: Sequence[Sequence[Panel | None]], height: float, lacking: Sequence, sources: Sources) -> Drawing:
+    """Panels as they lie, None where there is nothing; the last row may be shorter."""
     panels = [panel for row in rows for panel in row if panel is not None]
     if not panels:
         return Drawing(missing=lacking)

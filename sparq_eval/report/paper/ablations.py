@@ -1,7 +1,7 @@
 """Figure 7: what SparQ owes to how it ranks positions (a), to its temperature (b), and to its two budgets (c)."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
@@ -16,7 +16,8 @@ from sparq_eval.report.paper.sources import PAPER_K, Sources
 from sparq_eval.report.style import COLOURS, MARKERS, METRICS, SPARE_COLOURS, paler
 
 SCORES = {"query": "SparQ", "low_rank": "random low rank", "oracle": "exact scores, free"}
-TEMPERATURES = {"none": "no real-\nlocation", "sqrt_r": "√r", "sqrt_d": "√d", "coverage": "√(d·cov.)"}
+OFF = "no reallocation"
+TEMPERATURES = {OFF: "no real-\nlocation", "none": "1", "sqrt_r": "√r", "sqrt_d": "√d", "coverage": "√(d·cov.)"}
 TASK = "squad"
 SWEPT = ("squad", "repetition")  # of r and k
 HUES = (COLOURS["sparq"], SPARE_COLOURS[0], COLOURS["lm_infinite"], COLOURS["flexgen"])
@@ -37,7 +38,7 @@ def figure_7(sources: Sources) -> Drawing:
             if LLAMA2_7B.name != model:
                 theirs = theirs.head(0)
             if own.empty:
-                lacking.setdefault(COMMANDS[letter](task), (task, []))[1].append(letter)
+                lacking.setdefault(command(task), (task, []))[1].append(letter)
             if own.empty and theirs.empty:
                 continue
             if own.empty:
@@ -45,8 +46,8 @@ def figure_7(sources: Sources) -> Drawing:
             cells.append(make(f"({letter}) {task}", own, theirs, sources))
             numbers.append(own.assign(panel=letter))
     missing = [
-        Missing(f"{LLAMA2_7B.name} {task}, panel {' and '.join(letters)}", command)
-        for command, (task, letters) in lacking.items()
+        Missing(f"{LLAMA2_7B.name} {task}, {'panels' if len(letters) > 1 else 'panel'} {', '.join(letters)}", words)
+        for words, (task, letters) in lacking.items()
     ]
     if not cells:
         return Drawing(missing=missing)
@@ -60,11 +61,10 @@ def figure_7(sources: Sources) -> Drawing:
     return Drawing([picture], keys(table["key"]), missing, notes)
 
 
-COMMANDS = {
-    "a": lambda task: measure(LLAMA2_7B.name, task, "grid=ablations"),
-    "b": lambda task: measure(LLAMA2_7B.name, task, "grid=ablations"),
-    "c": lambda task: measure(LLAMA2_7B.name, task, "method=sparq r=[16,32,64] k=[32,64,128,256]"),
-}
+def command(task: str) -> str:
+    """The grid has all panels; of repetition the last alone is shown."""
+    swept = "method=sparq r=[16,32,64] k=[32,64,128,256]"
+    return measure(LLAMA2_7B.name, task, "method=[dense,sparq] grid=ablations" if task == TASK else swept)
 
 
 def model_of(sources: Sources) -> str:
@@ -95,9 +95,10 @@ def select(letter: str, records: pd.DataFrame) -> pd.DataFrame:
         varied = len(others) > 0
     elif letter == "b":
         chosen = sparq[(sparq["score"] == "query") & (sparq["k"] == PAPER_K)]
-        # what the paper calls no temperature is no reallocation
-        chosen = chosen.assign(temperature=chosen["temperature"].mask(chosen["reallocate"].eq(False), "none"))
-        varied = chosen["temperature"].nunique() > 1
+        # without reallocation a temperature changes nothing
+        chosen = chosen.assign(temperature=chosen["temperature"].mask(chosen["reallocate"].eq(False), OFF))
+        chosen = chosen[chosen.groupby("r")["temperature"].transform("nunique") > 1]
+        varied = len(chosen) > 0
     else:
         chosen = one_way(usual)
         varied = chosen["k"].nunique() > 1 and chosen["r"].nunique() > 1
@@ -135,11 +136,24 @@ def lines(records: pd.DataFrame, column: str, names: dict) -> list[Curve]:
     found = []
     for value, label in names.items():
         points = sparq[sparq[column] == value].dropna(subset=["value", "x"]).sort_values("x", ascending=False)
-        if len(points):
-            # what is ranked otherwise has a colour of its own, budgets are shades of SparQ's
-            method, rank = ("sparq", float(value)) if column == "k" else ("sparq" if label == "SparQ" else label, 0.0)
-            found.append(Curve(method, label, rank, points[["x", "value", "stderr"]]))
+        # what is ranked otherwise has a colour of its own, budgets are shades of SparQ's
+        method, rank = ("sparq", float(value)) if column == "k" else ("sparq" if label == "SparQ" else label, 0.0)
+        for note, part in swept(points):
+            found.append(Curve(method, f"{label}{note}", rank, part[["x", "value", "stderr"]]))
     return found
+
+
+def swept(points: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Points as they are joined: where both budgets vary, over r at the paper's k, and over k at the r with most."""
+    if points["r"].nunique() < 2 or points["k"].nunique() < 2:
+        if len(points):
+            yield "", points
+        return
+    r = points.groupby("r")["k"].nunique().idxmax()
+    for name, value in (("k", PAPER_K), ("r", r)):
+        part = points[points[name] == value]
+        if len(part):
+            yield f", {name}={value}", part
 
 
 def by_temperature(title: str, own: pd.DataFrame, theirs: pd.DataFrame, sources: Sources) -> Cell:

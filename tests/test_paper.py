@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -337,6 +338,17 @@ def test_analyses_draw_for_themselves(
     assert lines[1] == "missing: analysis of llama2-7b: python -m sparq_eval.analyse model=llama2-7b"
     assert asked == [(2, (None,)), (2, ())]
     assert json.loads((tmp_path / "figE1.json").read_text())["records"] == ["b" * 12]
+
+
+def test_the_gallery_is_whole() -> None:
+    docs = Path(__file__).parents[1] / "docs"
+    text = (docs / "gallery.md").read_text(encoding="utf-8")
+    linked = set(re.findall(r"\]\((gallery/[^)]+)\)", text))
+    assert linked == {f"gallery/{path.name}" for path in (docs / "gallery").iterdir()}
+    assert sum(path.stat().st_size for path in docs.rglob("*")) < 3_000_000
+    named = re.findall(r"`(results/[^`]+)`", text)
+    assert named and all((docs.parent / name).exists() for name in named)
+    assert not re.search(r"published alone", text)
 
 
 def test_published_curves_lie_under_ours(

@@ -23,7 +23,7 @@ from sparq_eval.evaluate.settings import read_settings
 from sparq_eval.overrides import CONFIGS, check_overrides
 from sparq_eval.report.paper import draw_figures
 from sparq_eval.report.paper.catalogue import CATALOGUE
-from sparq_eval.report.paper.needle import cells, depth_of
+from sparq_eval.report.paper.needle import cells, compressions, depth_of
 from sparq_eval.report.paper.sources import Sources, load_sources, main_settings
 from sparq_eval.report.paper.table2 import interpolate
 from sparq_eval.report.paper.table3 import bins
@@ -239,6 +239,13 @@ def test_heatmaps_and_bins_are_means_of_the_answers(sources: Sources, drawn: tup
         "all": 9,
     }
     assert table.groupby(["bin", "method"])["count"].sum().unstack()["dense"].to_dict() == h2o["count"].to_dict()
+
+
+def test_of_settings_with_one_compression_the_nearest_is_drawn() -> None:
+    rows = [("m", "dense", "d", 1.0), ("m", "h2o", "a", 0.3), ("m", "h2o", "b", 0.26), ("m", "h2o", "c", 0.12)]
+    rows += [("other", "h2o", "e", 0.3), ("m", "sparq", "f", math.nan)]
+    records = pd.DataFrame(rows, columns=["model", "method", "key", "counted_ratio"])
+    assert compressions(records) == {"d": 1, "b": 4, "c": 8, "e": 4}
 
 
 def test_every_length_has_a_bin() -> None:

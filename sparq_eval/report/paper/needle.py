@@ -38,9 +38,20 @@ def cells(sources: Sources) -> pd.DataFrame:
         length=parts[0] + QUESTION,
         depth=[depth_of(place, tokens) for tokens, place in parts.itertuples(index=False)],
     )
-    ratios = sources.records.set_index("key")["counted_ratio"].to_dict()
-    powers = {key: 1 if not ratio > 0 else 2 ** round(-math.log2(ratio)) for key, ratio in ratios.items()}
-    return samples.assign(compression=samples["key"].map(powers))[names].reset_index(drop=True)
+    levels = compressions(sources.records[sources.records["key"].isin(samples["key"])])
+    samples = samples[samples["key"].isin(levels)]
+    return samples.assign(compression=samples["key"].map(levels))[names].reset_index(drop=True)
+
+
+def compressions(records: pd.DataFrame) -> dict[str, int]:
+    """Of each setting drawn, by key: of several of one model and method with the same compression the nearest to it."""
+    records = records.assign(ratio=records["counted_ratio"].where(records["method"] != "dense", 1.0))
+    records = records[records["ratio"] > 0]
+    level = [2 ** max(0, round(-math.log2(ratio))) for ratio in records["ratio"]]
+    far = [abs(math.log(ratio * one)) for ratio, one in zip(records["ratio"], level, strict=True)]
+    chosen = records.assign(level=level, far=far).sort_values("far", kind="stable")
+    chosen = chosen.drop_duplicates(["model", "method", "level"])
+    return dict(zip(chosen["key"], chosen["level"], strict=True))
 
 
 def depth_of(place: int, length: int) -> float:

@@ -24,7 +24,7 @@ from sparq_eval.report.bench.lines import assign_looks, brief, drawn, name_budge
 from sparq_eval.report.bench.published import read_published
 from sparq_eval.report.bench.roofline import intensity, intensity_plot, roofline_plots
 from sparq_eval.report.bench.rows import SIZES, bench_rows
-from sparq_eval.report.canvas import fitting
+from sparq_eval.report.canvas import fitting, wrapped
 from sparq_eval.report.chart import Plot, short, write_plot
 from sparq_eval.results import AttentionRow, Bench, DecodeRow, load, load_benches
 from sparq_eval.results.bench import read
@@ -310,6 +310,23 @@ def test_figures_show_the_papers_setting_or_the_nearest() -> None:
     [plot] = [plot for plot in plots_of([bench(rows)]) if plot.name.endswith("-positions")]
     assert plot.title.endswith("B=32, r=32, k=128") and set(points_of(plot)["SparQ triton"]) == {1024, 2048}
     assert nearest(pd.Series([16, 256]), 64) == 256 and nearest(pd.Series([1, 2]), 64) == 2
+
+
+def test_one_batch_or_one_budget_is_drawn_once() -> None:
+    rows = [DENSE, SPARQ]
+    assert [plot.name.rpartition("-")[2] for plot in plots_of([bench(rows)])] == ["positions", "roofline"]
+    rows += [replace(row, B=8) for row in rows]
+    assert [plot.name.rpartition("-")[2] for plot in plots_of([bench(rows)])] == ["positions", "batches", "roofline"]
+    rows.append(replace(SPARQ, B=8, k=128))
+    names = [plot.name.rpartition("-")[2] for plot in plots_of([bench(rows)])]
+    assert names == ["positions", "batches", "budgets", "roofline"]
+
+
+@pytest.mark.parametrize("width", [1.5, 3.4, 7.0])
+def test_a_title_is_whole_and_within_its_panel(width: float) -> None:
+    title = "AMD EPYC 7763 64-Core Processor, 32 threads, float32, H=32, G=1, D=128: B=1, r=32, k=128"
+    lines = wrapped(title, width)
+    assert " ".join(lines) == title and max(map(len, lines)) <= width * 14
 
 
 def attention_rows() -> list[AttentionRow]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import log2, log10
+from math import log10
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from sparq_eval.report.panel import powers
 from sparq_eval.report.sheet import write_sheet
 from sparq_eval.report.style import RC, drawable
 
+MARGIN = 0.3  # inches of a panel that its title has not
 Colour = str | tuple[float, float, float]
 
 
@@ -108,7 +109,7 @@ def cell(chart: Chart, width: float = COLUMN, notes: Sequence[Key] = ()) -> Cell
 def draw(axes: Axes, chart: Chart, width: float) -> None:
     if not (chart.linear or chart.names):
         axes.set_xscale("log", base=2)
-    lines = [line for part in chart.title.splitlines() for line in canvas.wrapped(part, width)]
+    lines = [line for part in chart.title.splitlines() for line in canvas.wrapped(part, width - MARGIN)]
     axes.set_title("\n".join(drawable(line) for line in lines))
     if chart.log:
         axes.set_yscale("log")
@@ -164,7 +165,7 @@ def subdivisions(decades: float) -> tuple[int, ...]:
 
 def short(number: float) -> str:
     """4096 as 4k, a fraction as 1/4."""
-    if number >= 1024 and number % 1024 == 0 and (number >= 2**14 or log2(number) % 1 == 0):
+    if number >= 1024 and number % 1024 == 0:
         return f"{number / 1024:g}k"
     return f"1/{1 / number:g}" if 0 < number < 1 else f"{number:g}"
 

@@ -67,7 +67,7 @@ def grid(title: str, panels: Sequence[Panel], xlabel: str) -> Figure:
 
 def count(samples: pd.Series) -> str:
     few, many = samples.min(), samples.max()
-    return f"{few}" if few == many else f"{few} to {many}"
+    return f"{few}" if few == many else f"{few}-{many}"
 
 
 def distinct(names: Sequence[str]) -> list[str]:

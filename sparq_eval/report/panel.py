@@ -41,7 +41,7 @@ class Panel:
     def ylabel(self) -> str:
         metric = str(self.records["metric"].iloc[0])
         lower = "" if self.records["higher_is_better"].iloc[0] else "\nlower is better"
-        return drawable(METRICS.get(metric, metric), 36) + lower
+        return drawable(METRICS.get(metric, metric), 36).replace(" (", "\n(") + lower
 
 
 def panel_cells(panels: Sequence[Panel], xlabel: str, width: float) -> list[Cell]:
@@ -137,8 +137,8 @@ def score_range(panel: Panel) -> tuple[float, float]:
     if dense.empty or not dense.iloc[0] > 0:
         pad = (values.max() - values.min()) * 0.08 or abs(values.max()) * 0.05 or 0.5
         low, high = values.min() - pad, values.max() + pad
-        # where no score is below zero, neither is the axis
-        low = max(low, 0.0) if values.min() >= 0 else low
+        # where no score is below zero, the axis hardly is
+        low = max(low, -0.04 * high) if values.min() >= 0 else low
         return (low, high) if upward else (high, low)
     worst, best = RANGES.get(str(records["task"].iloc[0]), UPWARD) if upward else DOWNWARD
     anchor = float(dense.iloc[0])

@@ -68,8 +68,12 @@ def looks(lines: Sequence[tuple[str, str, float]]) -> dict[str, Look]:
         place = unknown.index(method) if method in unknown else 0
         colour = COLOURS.get(method, SPARE_COLOURS[place % len(SPARE_COLOURS)])
         marker = MARKERS.get(method, SPARE_MARKERS[place % len(SPARE_MARKERS)])
-        own = sorted({(rank, other) for of, other, rank in lines if of == method}, reverse=True)
-        steps = [other for _, other in own].index(label) / max(len(own) - 1, 1)
+        own = sorted(
+            {(rank, other) for of, other, rank in lines if of == method and other != label_of(of)}, reverse=True
+        )
+        shades = [other for _, other in own]
+        # what needs no note beside the method's name is the method itself
+        steps = shades.index(label) / max(len(own) - 1, 1) if label in shades else 0
         result[label] = Look(paler(colour, 0.6 * steps), marker)
     return result
 

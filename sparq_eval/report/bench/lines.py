@@ -53,7 +53,7 @@ def label(row: dict, reallocation: bool) -> str:
 
 def assign_looks(labels: Sequence[str]) -> Looks:
     """One look for each label, the same in all figures: plain SparQ first; when the colours are used up, dashed."""
-    ranked = sorted(dict.fromkeys(labels), key=lambda label: (not label.startswith("SparQ"), "torch" in label, label))
+    ranked = sorted(dict.fromkeys(labels), key=plainest)
     looks = {}
     for place, name in enumerate(name for name in ranked if name != FASTEST):
         again = place // len(COLOUR_CYCLE)
@@ -61,6 +61,11 @@ def assign_looks(labels: Sequence[str]) -> Looks:
         looks[name] = Look(colour, marker, "-" if not again else (0, (5, 1.5)))
     looks[FASTEST] = Look(DENSE, "o", DASHES)
     return looks
+
+
+def plainest(label: str) -> tuple:
+    """Where a label stands: SparQ before others, kernels before torch, without a copy of its own kind before with."""
+    return not label.startswith("SparQ"), "torch" in label, "," in label, label
 
 
 def drawn(rows: pd.DataFrame) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """Figure 7: what SparQ owes to how it ranks positions (a), to its temperature (b), and to its two budgets (c)."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
@@ -16,7 +16,8 @@ from sparq_eval.report.paper.sources import PAPER_K, Sources
 from sparq_eval.report.style import COLOURS, MARKERS, METRICS, SPARE_COLOURS, paler
 
 SCORES = {"query": "SparQ", "low_rank": "random low rank", "oracle": "exact scores, free"}
-TEMPERATURES = {"none": "no real-\nlocation", "sqrt_r": "√r", "sqrt_d": "√d", "coverage": "√(d·cov.)"}
+OFF = "no reallocation"
+TEMPERATURES = {OFF: "no real-\nlocation", "none": "1", "sqrt_r": "√r", "sqrt_d": "√d", "coverage": "√(d·cov.)"}
 TASK = "squad"
 SWEPT = ("squad", "repetition")  # of r and k
 HUES = (COLOURS["sparq"], SPARE_COLOURS[0], COLOURS["lm_infinite"], COLOURS["flexgen"])
@@ -28,7 +29,8 @@ def figure_7(sources: Sources) -> Drawing:
     model = model_of(sources)
     makers = {"a": by_score, "b": by_temperature, "c": by_budgets}
     cells: list[Cell | None] = []
-    numbers, lacking, alone = [], [], []
+    numbers, alone = [], []
+    lacking: dict[str, tuple[str, list[str]]] = {}  # of each command: its task, and the panels that need it
     for letter, make in makers.items():
         for task in SWEPT if letter == "c" else (TASK,):
             own = select(letter, unfolded(sources.settings_of(model, task)))
@@ -36,15 +38,19 @@ def figure_7(sources: Sources) -> Drawing:
             if LLAMA2_7B.name != model:
                 theirs = theirs.head(0)
             if own.empty:
-                lacking.append(Missing(f"{LLAMA2_7B.name} {task}, panel {letter}", COMMANDS[letter](task)))
+                lacking.setdefault(command(task), (task, []))[1].append(letter)
             if own.empty and theirs.empty:
                 continue
             if own.empty:
                 alone.append(f"{letter} ({task})")
             cells.append(make(f"({letter}) {task}", own, theirs, sources))
             numbers.append(own.assign(panel=letter))
+    missing = [
+        Missing(f"{LLAMA2_7B.name} {task}, {'panels' if len(letters) > 1 else 'panel'} {', '.join(letters)}", words)
+        for words, (task, letters) in lacking.items()
+    ]
     if not cells:
-        return Drawing(missing=lacking)
+        return Drawing(missing=missing)
     table = pd.concat(numbers) if numbers else pd.DataFrame()
     names = ["panel", "task", "score", "temperature", "r", "k", "samples", "value", "stderr", "counted_ratio", "key"]
     table = table[[name for name in names if name in table]]
@@ -52,14 +58,13 @@ def figure_7(sources: Sources) -> Drawing:
     parts = [(f"({letter})", part.drop(columns=["panel", "key"])) for letter, part in table.groupby("panel")]
     title = f"SparQ's parts: {model}"
     picture = Picture(title, table, parts, compose(title, cells, min(len(cells), 2), 2.0))
-    return Drawing([picture], keys(table["key"]), lacking, notes)
+    return Drawing([picture], keys(table["key"]), missing, notes)
 
 
-COMMANDS = {
-    "a": lambda task: measure(LLAMA2_7B.name, task, "grid=ablations"),
-    "b": lambda task: measure(LLAMA2_7B.name, task, "grid=ablations"),
-    "c": lambda task: measure(LLAMA2_7B.name, task, "method=sparq r=[16,32,64] k=[32,64,128,256]"),
-}
+def command(task: str) -> str:
+    """The grid has all panels; of repetition the last alone is shown."""
+    swept = "method=sparq r=[16,32,64] k=[32,64,128,256]"
+    return measure(LLAMA2_7B.name, task, "method=[dense,sparq] grid=ablations" if task == TASK else swept)
 
 
 def model_of(sources: Sources) -> str:
@@ -90,9 +95,10 @@ def select(letter: str, records: pd.DataFrame) -> pd.DataFrame:
         varied = len(others) > 0
     elif letter == "b":
         chosen = sparq[(sparq["score"] == "query") & (sparq["k"] == PAPER_K)]
-        # what the paper calls no temperature is no reallocation
-        chosen = chosen.assign(temperature=chosen["temperature"].mask(chosen["reallocate"].eq(False), "none"))
-        varied = chosen["temperature"].nunique() > 1
+        # without reallocation a temperature changes nothing
+        chosen = chosen.assign(temperature=chosen["temperature"].mask(chosen["reallocate"].eq(False), OFF))
+        chosen = chosen[chosen.groupby("r")["temperature"].transform("nunique") > 1]
+        varied = len(chosen) > 0
     else:
         chosen = one_way(usual)
         varied = chosen["k"].nunique() > 1 and chosen["r"].nunique() > 1
@@ -120,18 +126,34 @@ def panel(title: str, own: pd.DataFrame, theirs: pd.DataFrame, sources: Sources,
     records = own if len(own) else theirs
     title = f"{title}, n = {count(records['samples'])}" + ("" if len(own) else " (published)")
     made = Panel(title, records, lines(own, column, names), lines(theirs, column, names))
-    return panel_cells([made], XLABEL[sources.transfers], FULL / 2)[0]
+    # the paper's transfers are by its formula
+    return panel_cells([made], XLABEL[sources.transfers if len(own) else "nominal"], FULL / 2)[0]
 
 
 def lines(records: pd.DataFrame, column: str, names: dict) -> list[Curve]:
-    """A line for each value of a column; its method is its label, so that each has its own look."""
+    """A line for each value of a column."""
     sparq = records[records["method"] == "sparq"] if len(records) else records
     found = []
     for value, label in names.items():
-        points = sparq[sparq[column] == value].dropna(subset="value").sort_values("x", ascending=False)
-        if len(points):
-            found.append(Curve("sparq" if label == "SparQ" else label, label, 0.0, points[["x", "value", "stderr"]]))
+        points = sparq[sparq[column] == value].dropna(subset=["value", "x"]).sort_values("x", ascending=False)
+        # what is ranked otherwise has a colour of its own, budgets are shades of SparQ's
+        method, rank = ("sparq", float(value)) if column == "k" else ("sparq" if label == "SparQ" else label, 0.0)
+        for note, part in swept(points):
+            found.append(Curve(method, f"{label}{note}", rank, part[["x", "value", "stderr"]]))
     return found
+
+
+def swept(points: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Points as they are joined: where both budgets vary, over r at the paper's k, and over k at the r with most."""
+    if points["r"].nunique() < 2 or points["k"].nunique() < 2:
+        if len(points):
+            yield "", points
+        return
+    r = points.groupby("r")["k"].nunique().idxmax()
+    for name, value in (("k", PAPER_K), ("r", r)):
+        part = points[points[name] == value]
+        if len(part):
+            yield f", {name}={value}", part
 
 
 def by_temperature(title: str, own: pd.DataFrame, theirs: pd.DataFrame, sources: Sources) -> Cell:

@@ -52,17 +52,21 @@ def write(name: str, title: str, drawing: Drawing, out: Path) -> list[Path]:
         if picture.figure is None:
             written += [path.with_name(f"{path.name}.{kind}") for kind in ("md", "csv")]
     if written:
-        origin = {
-            "figure": name,
-            "title": title,
-            "files": [path.name for path in written],
-            "records": sorted(drawing.records),
-            "missing": [{"what": one.what, "command": one.command} for one in drawing.missing],
-            "notes": list(drawing.notes),
-        }
-        text = json.dumps(origin, indent=1, ensure_ascii=False) + "\n"
-        (out / f"{name}.json").write_text(text, encoding="utf-8")
+        write_origin(name, title, drawing, written, out)
     return written
+
+
+def write_origin(name: str, title: str, drawing: Drawing, written: Sequence[Path], out: Path) -> None:
+    origin = {
+        "figure": name,
+        "title": title,
+        "files": [path.name for path in written],
+        "records": sorted(drawing.records),
+        "missing": [{"what": one.what, "command": one.command} for one in drawing.missing],
+        "notes": list(drawing.notes),
+    }
+    text = json.dumps(origin, indent=1, ensure_ascii=False) + "\n"
+    (out / f"{name}.json").write_text(text, encoding="utf-8")
 
 
 def keys(*columns: Iterable[object]) -> list[str]:

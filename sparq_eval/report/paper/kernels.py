@@ -3,11 +3,23 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sparq_eval.report.bench.attention import BATCH, BUDGETS, SPEEDUP, TIME, XLABEL, attention_plots, is_budget
+import pandas as pd
+
+from sparq_eval.report.bench.attention import (
+    BATCH,
+    BUDGETS,
+    POSITIONS,
+    SPEEDUP,
+    TIME,
+    XLABEL,
+    attention_plots,
+    is_budget,
+)
 from sparq_eval.report.bench.lines import Looks, assign_looks, name_lines
 from sparq_eval.report.bench.published import published_lines
 from sparq_eval.report.bench.roofline import intensity_plot, roofline_plots
 from sparq_eval.report.bench.tables import table_4_long, table_4_parts
+from sparq_eval.report.bench.tables import theirs as published_rows
 from sparq_eval.report.chart import Chart, Plot
 from sparq_eval.report.paper.drawing import Drawing, Picture, keys
 from sparq_eval.report.paper.models import Missing
@@ -24,6 +36,7 @@ SWEEP = Missing(
 
 # titles of panels that their axes say again
 PLAIN = ("time", "speed-up")
+ALONE = "published alone, no records of benchmarks"
 
 
 def looks_of(sources: Sources) -> Looks:
@@ -40,7 +53,11 @@ def lacking(sources: Sources) -> list[Missing]:
 
 
 def joined(name: str, title: str, plots: Sequence[Plot], columns: int) -> Plot:
-    """One plot of all panels: what was a plot's title comes before its panels'."""
+    """One plot of all panels. What all plots say of the machine goes into its title, the rest before their panels'."""
+    where = {plot.title.partition(": ")[0] for plot in plots}
+    if len(where) == 1:
+        title = f"{title}: {where.pop()}"
+        plots = [replace(plot, title=plot.title.partition(": ")[2]) for plot in plots]
     charts = [
         replace(chart, title="\n".join(filter(None, (plot.title, chart.title if chart.title not in PLAIN else ""))))
         for plot in plots
@@ -66,36 +83,57 @@ def figure_8(sources: Sources) -> Drawing:
 
 
 def published_alone(sources: Sources) -> Drawing:
-    theirs = sources.paper.benches.attention
+    theirs = of_gpus(sources)
     if theirs.empty:
         return Drawing(missing=lacking(sources))
-    sized = theirs[theirs["gpu"].astype(bool) & (theirs["B"] == BATCH)]
-    chosen = sized[(sized["method"] == "dense") | is_budget(sized, *BUDGETS)]
+    chosen = at_budgets(theirs[theirs["B"] == BATCH])
     charts = [
         Chart("", XLABEL, TIME, tuple(published_lines(chosen, "time")), log=True),
         Chart("", XLABEL, SPEEDUP, tuple(published_lines(chosen, "speedup")), level=1),
     ]
     plot = Plot("fig8", f"published: B={BATCH}, r={BUDGETS[0]}, k={BUDGETS[1]}", charts, 2)
-    return Drawing([Picture.of(plot)], (), lacking(sources), ["published alone, no records of benchmarks"])
+    return Drawing([Picture.of(plot)], (), lacking(sources), [ALONE])
+
+
+def of_gpus(sources: Sources) -> pd.DataFrame:
+    """What was published of GPUs."""
+    theirs = sources.paper.benches.attention
+    return theirs[theirs["gpu"].astype(bool)] if len(theirs) else theirs
+
+
+def at_budgets(theirs: pd.DataFrame) -> pd.DataFrame:
+    return theirs[(theirs["method"] == "dense") | is_budget(theirs, *BUDGETS)]
 
 
 def figure_f1(sources: Sources) -> Drawing:
-    """Over batches and over budgets, where several were timed."""
+    """Over batches and over budgets, where several were timed; what was published alone, over batches."""
     plots = micro(sources, ["-batches", "-budgets"])
     missing = [] if any(plot.name.endswith("-budgets") for plot in plots) else [SWEEP]
-    if not plots:
+    if plots:
+        plot = joined("figF1", "speed-up of SparQ over batches and budgets", plots, 3)
+        return Drawing([Picture.of(plot)], plot.records, missing)
+    theirs = of_gpus(sources)
+    if theirs.empty or len(sources.attention):
         return Drawing(missing=missing)
-    plot = joined("figF1", "speed-up of SparQ over batches and budgets", plots, 3)
-    return Drawing([Picture.of(plot)], plot.records, missing)
+    charts = [
+        Chart(f"B={B}", XLABEL, SPEEDUP, tuple(published_lines(at_budgets(part), "speedup")), level=1)
+        for B, part in theirs.groupby("B")
+    ]
+    plot = Plot("figF1", f"published: r={BUDGETS[0]}, k={BUDGETS[1]}", charts, 2)
+    return Drawing([Picture.of(plot)], (), missing, [ALONE])
 
 
 def table_4(sources: Sources) -> Drawing:
+    title, notes, theirs = "SparQ's implementations at one size", [], of_gpus(sources)
     parts = table_4_parts(sources.attention, sources.paper.benches.attention) if len(sources.attention) else []
+    if not parts and len(theirs):
+        size = (BATCH, POSITIONS, *BUDGETS)
+        parts, notes = [("B={}, S={}, r={}, k={}".format(*size), published_rows(theirs, *size))], [ALONE]
     if not parts:
         return Drawing(missing=lacking(sources))
-    title = "SparQ's implementations at one size"
-    used = keys(table_4_long(parts)["record"].dropna())
-    return Drawing([Picture(title, table_4_long(parts), parts)], used, lacking(sources))
+    numbers = table_4_long(parts)
+    used = keys(numbers["record"].dropna()) if "record" in numbers else ()
+    return Drawing([Picture(title, numbers, parts)], used, lacking(sources), notes)
 
 
 def figure_2(sources: Sources) -> Drawing:

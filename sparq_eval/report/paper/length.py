@@ -5,6 +5,7 @@ import math
 import pandas as pd
 
 from sparq_eval.report.chart import Chart, Plot, Series
+from sparq_eval.report.figures import count
 from sparq_eval.report.paper.drawing import Drawing, Picture, keys
 from sparq_eval.report.paper.models import LENGTHS, VICUNA, missing
 from sparq_eval.report.paper.sources import Sources
@@ -26,7 +27,8 @@ def figure_6(sources: Sources) -> Drawing:
         series = [*lines(own), *lines(at_compression(theirs[theirs["model"] == model]), published=True)]
         if own.empty:
             notes.append(f"published alone, no records of it: {model}")
-        title = str(model) if len(own) else f"{model} (published)"
+        shown = own if len(own) else at_compression(theirs[theirs["model"] == model])
+        title = f"{model}, n = {count(shown['samples'])}" + ("" if len(own) else " (published)")
         charts.append(Chart(title, "mean length of prompts (tokens)", "accuracy", series))
         used += keys(own["key"]) if len(own) else []
     if not charts:

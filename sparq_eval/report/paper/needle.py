@@ -1,7 +1,6 @@
 """The needle in a haystack: what was found at each length and depth, as heatmaps (Figure A4)."""
 
 import math
-import re
 from fractions import Fraction
 
 import numpy as np
@@ -17,7 +16,7 @@ from sparq_eval.report.paper.sources import Sources
 from sparq_eval.report.style import COLOURS, drawable, label_of
 from sparq_eval.results.record import safe
 
-ID = re.compile(r"(\d+)-(\d+)")  # tokens of essays, and before how many of them the needle is
+ID = r"^(\d+)-(\d+)$"  # tokens of essays, and before how many of them the needle is
 DEPTHS = 32  # the most that tell apart
 QUESTION = 128  # tokens that are kept for the needle and the question: 896 of essays make a prompt of 1,024
 WORSE_TO_BETTER = LinearSegmentedColormap.from_list("found", ["#F3F3F3", "#B5CFE3", COLOURS["sparq"], "#00304F"])
@@ -34,16 +33,25 @@ def cells(sources: Sources) -> pd.DataFrame:
     if samples.empty:
         return pd.DataFrame(columns=names)
     samples = samples[(samples["task"] == "needle") & samples["variant"].isin(("", "A"))]
-    found = [ID.fullmatch(str(name)) for name in samples["id"]]
-    samples = samples[[match is not None for match in found]]
-    lengths = [int(match[1]) for match in found if match]
-    samples = samples.assign(
-        length=[tokens + QUESTION for tokens in lengths],
-        depth=[depth_of(int(match[2]), int(match[1])) for match in found if match],
+    parts = samples["id"].astype(str).str.extract(ID).dropna().astype(int)
+    samples = samples.loc[parts.index].assign(
+        length=parts[0] + QUESTION,
+        depth=[depth_of(place, tokens) for tokens, place in parts.itertuples(index=False)],
     )
-    ratios = sources.records.set_index("key")["counted_ratio"].to_dict()
-    powers = {key: 1 if not ratio > 0 else 2 ** round(-math.log2(ratio)) for key, ratio in ratios.items()}
-    return samples.assign(compression=samples["key"].map(powers))[names].reset_index(drop=True)
+    levels = compressions(sources.records[sources.records["key"].isin(samples["key"])])
+    samples = samples[samples["key"].isin(levels)]
+    return samples.assign(compression=samples["key"].map(levels))[names].reset_index(drop=True)
+
+
+def compressions(records: pd.DataFrame) -> dict[str, int]:
+    """Of each setting drawn, by key: of several of one model and method with the same compression the nearest to it."""
+    records = records.assign(ratio=records["counted_ratio"].where(records["method"] != "dense", 1.0))
+    records = records[records["ratio"] > 0]
+    level = [2 ** max(0, round(-math.log2(ratio))) for ratio in records["ratio"]]
+    far = [abs(math.log(ratio * one)) for ratio, one in zip(records["ratio"], level, strict=True)]
+    chosen = records.assign(level=level, far=far).sort_values("far", kind="stable")
+    chosen = chosen.drop_duplicates(["model", "method", "level"])
+    return dict(zip(chosen["key"], chosen["level"], strict=True))
 
 
 def depth_of(place: int, length: int) -> float:

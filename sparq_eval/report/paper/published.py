@@ -37,7 +37,7 @@ LABELS = {
     "flexgen_topk": ("flexgen", {}),
     "oracle top-k (exact scores, free)": ("sparq", {"score": "oracle"}),
     "low_rank (random orthonormal)": ("sparq", {"score": "low_rank"}),
-    "sparq, temperature no reallocation (label: limit tau->0)": ("sparq", {"temperature": "none", "reallocate": False}),
+    "sparq, temperature no reallocation (label: limit tau->0)": ("sparq", {"reallocate": False}),
     "sparq, temperature sqrt(r)": ("sparq", {"temperature": "sqrt_r"}),
     "sparq, temperature sqrt(d_h)": ("sparq", {"temperature": "sqrt_d"}),
     "sparq, temperature sqrt(d*L1 coverage) [SparQ]": ("sparq", {"temperature": "coverage"}),

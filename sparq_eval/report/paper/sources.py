@@ -12,6 +12,7 @@ from sparq_eval.report.bench.rows import bench_rows
 from sparq_eval.report.figures import UNIT
 from sparq_eval.report.paper.models import REALLOCATE
 from sparq_eval.report.paper.published import Paper, read_paper
+from sparq_eval.report.write import choose
 from sparq_eval.results.bench import Bench, load_benches
 from sparq_eval.results.frames import Frames, NoRecords, load
 
@@ -46,7 +47,6 @@ class Sources:
 
     def placed(self, records: pd.DataFrame, model: str, task: str) -> pd.DataFrame:
         chosen = records[(records["model"] == model) & (records["task"] == task) & records["variant"].isin(("", "A"))]
-        chosen = chosen[chosen[self.transfers].notna()]
         return chosen.assign(x=chosen[self.transfers] / UNIT, x_dense=chosen[f"{self.transfers}_dense"] / UNIT)
 
     @property
@@ -64,8 +64,6 @@ def load_sources(
     transfers: str = "counted",
 ) -> Sources:
     """UserError if there is no record at all below `root` (and nothing published), or a filter fits none."""
-    from sparq_eval.report.write import choose  # it draws, and what draws is below it
-
     paper = read_paper(published)
     benches: Sequence[Bench] = load_benches(root) if Path(root).is_dir() else ()
     try:

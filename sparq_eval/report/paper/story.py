@@ -8,7 +8,7 @@ import matplotlib
 from sparq_eval.errors import UserError
 from sparq_eval.report.paper.analysis import draw_analysis
 from sparq_eval.report.paper.catalogue import CATALOGUE
-from sparq_eval.report.paper.drawing import Drawing, write
+from sparq_eval.report.paper.drawing import Drawing, write, write_origin
 from sparq_eval.report.paper.sources import Sources, load_sources, require_known
 from sparq_eval.report.style import RC
 
@@ -49,8 +49,10 @@ def draw_figures(
 def draw_one(name: str, sources: Sources, out: Path, published: Path | None) -> tuple[list[Path], Drawing]:
     entry = CATALOGUE[name]
     if entry.draw is None:
-        written, missing = draw_analysis(name, sources, out, published)
-        return written, Drawing(missing=missing)
+        written, drawing = draw_analysis(name, sources, out, published)
+        if written:
+            write_origin(name, entry.title, drawing, written, out)
+        return written, drawing
     with matplotlib.rc_context(RC):
         drawing = entry.draw(sources)
         return write(name, entry.title, drawing, out), drawing

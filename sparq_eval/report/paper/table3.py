@@ -15,7 +15,7 @@ NUMBERS = ("model", "bin", "compression", "method", "mean", "count")
 
 
 def table_3(sources: Sources) -> Drawing:
-    """A column for each method; all bins, also the first, which the paper's table leaves out, and all lengths together."""
+    """A column for each method; every bin, also the first, which the paper's table leaves out, and all lengths."""
     rows = cells(sources)
     tables, parts, notes = [], [], []
     for model, of_model in rows.groupby("model", sort=False):

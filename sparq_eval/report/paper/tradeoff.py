@@ -1,6 +1,7 @@
 """Score against transfers: Figure 1 (one model, three tasks) and Figures A1 to A3 (all models and tasks)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 
@@ -29,7 +30,7 @@ def figure_1(sources: Sources) -> Drawing:
         models += [str(model) for model in best["model"]]
     lacking = [missing(LLAMA2_13B.name, task) for task in FIGURE_1 if not has(sources, LLAMA2_13B.name, task)]
     panels = [[panel_of(sources, model, task) for task in FIGURE_1] for model in models]
-    return drawn([row for row in panels if any(row)], lacking, sources, 2.0)
+    return drawn([row for row in panels if any(row)], 2.0, lacking, sources)
 
 
 def ranked(column: pd.Series) -> pd.Series:
@@ -45,7 +46,7 @@ def family(sources: Sources, figure: str) -> Drawing:
     columns = [[panel_of(sources, model, task) for task in TASKS] for model in models]
     columns = [column for column in columns if any(column)]
     pages = [columns[start : start + ACROSS] for start in range(0, len(columns), ACROSS)]
-    drawings = [drawn(list(zip(*page, strict=True)), lacking, sources, ROW) for page in pages]
+    drawings = [drawn(*laid_out(page), lacking, sources) for page in pages]
     pictures = [
         Picture(one.title, one.numbers, one.parts, one.figure, str(page) if page > 1 else "")
         for page, drawing in enumerate(drawings, start=1)
@@ -61,7 +62,8 @@ def has(sources: Sources, model: str, task: str) -> bool:
 
 
 def panel_of(sources: Sources, model: str, task: str) -> Panel | None:
-    own, theirs = (main_settings(found(model, task)) for found in (sources.settings_of, sources.published_of))
+    both = sources.settings_of(model, task), sources.published_of(model, task)
+    own, theirs = (main_settings(found[found["x"].notna()]) for found in both)
     if own.empty and theirs.empty:
         return None
     lines = curves(theirs) if len(theirs) else []
@@ -71,19 +73,38 @@ def panel_of(sources: Sources, model: str, task: str) -> Panel | None:
     return Panel(f"{model}\n{task}, n = {count(own['samples'])}", own, curves(own), lines)
 
 
-def drawn(rows: Sequence[Sequence[Panel | None]], lacking: Sequence, sources: Sources, height: float) -> Drawing:
-    """Panels as they lie, None where there is nothing."""
+def is_published(panel: Panel) -> bool:
+    """Whether all of it is."""
+    return bool((panel.records["key"] == "published").all())
+
+
+def laid_out(models: Sequence[Sequence[Panel | None]]) -> tuple[list[Sequence[Panel | None]], float]:
+    """Rows of panels and their height: a row for each task; the tasks of a model alone three abreast."""
+    if len(models) == 1:
+        return [models[0][start : start + 3] for start in range(0, len(models[0]), 3)], 2.0
+    return list(zip(*models, strict=True)), ROW
+
+
+def drawn(rows: Sequence[Sequence[Panel | None]], height: float, lacking: Sequence, sources: Sources) -> Drawing:
+    """Panels as they lie, None where there is nothing; the last row may be shorter."""
     panels = [panel for row in rows for panel in row if panel is not None]
     if not panels:
         return Drawing(missing=lacking)
     across = max(map(len, rows))
     width = COLUMN if across == 1 else FULL / across
-    made = iter(panel_cells(panels, XLABEL[sources.transfers], width))
+    labelled = zip(panel_cells(panels, XLABEL[sources.transfers], width), panels, strict=True)
+    # the paper's transfers are by its formula
+    made = (replace(cell, xlabel=XLABEL["nominal"]) if is_published(panel) else cell for cell, panel in labelled)
     cells: list[Cell | None] = [None if panel is None else next(made) for row in rows for panel in row]
     numbers = pd.concat([panel.records for panel in panels])
     parts = [(", ".join(panel.title.splitlines()), readable(panel.records)) for panel in panels]
-    alone = [panel.title.split(" (published)")[0] for panel in panels if "(published)" in panel.title]
-    notes = [f"published alone, no records of it: {', '.join(dict.fromkeys(alone))}"] if alone else []
+    alone: dict[str, list[str]] = {}
+    for first in (panel.records.iloc[0] for panel in panels if is_published(panel)):
+        alone.setdefault(str(first["model"]), []).append(str(first["task"]))
+    named = [f"{model} ({', '.join(tasks)})" for model, tasks in alone.items()]
+    notes = [f"published alone, no records of it: {', '.join(named)}"] if named else []
+    if any(panel.published for panel in panels):
+        notes.append("published transfers are by the paper's formula")
     columns = [name for name in (*NUMBERS, "counted_ratio", "nominal_ratio", "key") if name in numbers]
     picture = Picture("", numbers[columns], parts, compose("", cells, across, height))
     return Drawing([picture], keys(numbers["key"]), lacking, notes)

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from sparq_eval.errors import UserError
 from sparq_eval.progress import say
+from sparq_eval.report.analysis import draw_analyses
 from sparq_eval.report.bench import write_benches
 from sparq_eval.report.bench.published import read_published
 from sparq_eval.report.figures import draw_all
@@ -20,6 +21,7 @@ from sparq_eval.report.page import write_page
 from sparq_eval.report.tables import headline_csv, headline_markdown, markdown, results_csv, samples_csv
 from sparq_eval.report.terminal import terminal_table
 from sparq_eval.report.text import decimals, fixed, gap, short_settings
+from sparq_eval.results.analysis import load_analyses
 from sparq_eval.results.bench import load_benches
 from sparq_eval.results.frames import Frames, NoRecords, load
 from sparq_eval.results.prompts import load_prompts
@@ -39,18 +41,18 @@ def write_report(
     published: Path | None = None,
     margin: float = MARGIN,
 ) -> Findings | None:
-    """Write tables and plots of the records below `root` to `out`, and return what they show: None if there are only
-    records of benchmarks. Empty filters keep all; dense stays beside chosen methods; benchmarks are not filtered.
-    published: a folder with the paper's benchmarks, to be drawn under ours. margin: of the headline, in points or per
-    cent, see `statistics.headline`.
+    """Write tables, plots and the page of the records below `root` to `out`, and return what they show: None if there
+    are only records of benchmarks or analyses. Empty filters keep all; dense stays beside chosen methods; benchmarks
+    and analyses are not filtered. published: a folder with the paper's numbers, to be drawn under ours. margin: of the
+    headline, in points or per cent, see `statistics.headline`.
 
     UserError if there are no records, a filter fits none, or `out` cannot be written.
     """
-    theirs, benches = read_published(published), load_benches(root)
+    theirs, benches, analyses = read_published(published), load_benches(root), load_analyses(root)
     try:
         findings = find(choose(load(root), models, tasks, methods), margin)
     except NoRecords:
-        if not benches or models or tasks or methods:
+        if not (benches or analyses) or models or tasks or methods:
             raise
         findings = None
     if findings is not None:
@@ -59,6 +61,9 @@ def write_report(
     if benches:
         with writing(out):
             write_benches(benches, out, theirs)
+    if analyses:
+        with writing(out):
+            draw_analyses(analyses, out, published)
     return findings
 
 

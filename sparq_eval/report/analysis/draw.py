@@ -19,13 +19,12 @@ from sparq_eval.report.analysis.panels import (
     outlier_panel,
 )
 from sparq_eval.report.analysis.published import read_published
-from sparq_eval.report.bench.sheet import write_sheet
-from sparq_eval.report.figures import blank
+from sparq_eval.report.canvas import FULL, blank, save
+from sparq_eval.report.sheet import write_sheet
 from sparq_eval.report.style import RC, drawable
 from sparq_eval.results.analysis import Analysis
 from sparq_eval.results.record import safe
 
-WIDTH = 7.0  # inches: both columns of a page
 AXES = {"batch": "example", "sequence": "position", "layer": "layer", "head": "head", "head size": "component"}
 
 
@@ -138,11 +137,7 @@ def draw_each(analyses: Sequence[Analysis], out: Path, name: str, compose: Calla
         out.mkdir(parents=True, exist_ok=True)
         stem = f"{name}_{safe(analysis.name)}_{safe(analysis.task)}"
         with matplotlib.rc_context(RC):
-            figure = compose(analysis)
-            # neither file says when it was made: the same records give the same bytes
-            figure.savefig(out / f"{stem}.svg", metadata={"Date": None})
-            figure.savefig(out / f"{stem}.png")
-        written += [out / f"{stem}.svg", out / f"{stem}.png"]
+            written += save(compose(analysis), out / stem)
     return written
 
 
@@ -151,6 +146,6 @@ def heading(analysis: Analysis) -> str:
 
 
 def titled(analysis: Analysis, height: float) -> Figure:
-    figure = blank(WIDTH, height)
+    figure = blank(FULL, height)
     figure.suptitle(drawable(heading(analysis), 100), fontsize=8.5)
     return figure

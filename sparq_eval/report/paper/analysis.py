@@ -1,31 +1,28 @@
 """Figures 4, E1, E2 and Table 1: what attention looks like inside, drawn by `sparq_eval.report.analysis`."""
 
-from collections.abc import Callable
-from importlib import import_module, util
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
+from sparq_eval.report.analysis import draw_fig4, draw_figE1, draw_figE2, draw_table1
 from sparq_eval.report.paper.drawing import Drawing
 from sparq_eval.report.paper.models import LLAMA2_7B, Missing
 from sparq_eval.report.paper.sources import Sources
+from sparq_eval.results.analysis import Analysis, load_analyses
 
 MISSING = Missing(f"analysis of {LLAMA2_7B.name}", f"python -m sparq_eval.analyse model={LLAMA2_7B.name}")
-WITH_PUBLISHED = ("fig4", "table1")
+DRAW: dict[str, Callable[[Sequence[Analysis], Path, Path | None], list[Path]]] = {
+    "fig4": draw_fig4,
+    "figE1": lambda analyses, out, _: draw_figE1(analyses, out),
+    "figE2": lambda analyses, out, _: draw_figE2(analyses, out),
+    "table1": draw_table1,
+}
 
 
 def draw_analysis(name: str, sources: Sources, out: Path, published: Path | None) -> tuple[list[Path], Drawing]:
     """Write a figure of the analyses below the sources' root, and say of which, or what is missing."""
-    # the one place that knows of analyses: a checkout without them has no records of them either
-    if not all(map(there, ("sparq_eval.report.analysis", "sparq_eval.results.analysis"))):
-        return [], Drawing(missing=[MISSING])
-    analyses: Any = import_module("sparq_eval.results.analysis").load_analyses(sources.root)
-    draw: Callable[..., Any] = getattr(import_module("sparq_eval.report.analysis"), f"draw_{name}")
-    written = list(draw(analyses, out, published) if name in WITH_PUBLISHED else draw(analyses, out))
+    analyses = load_analyses(sources.root)
+    written = DRAW[name](analyses, out, published)
     missing = [] if any(one.name == LLAMA2_7B.name for one in analyses) else [MISSING]
     # of each model and task the last is drawn
-    drawn = {(one.name, one.task): str(one.key) for one in analyses}
-    return written, Drawing(records=list(drawn.values()) if written else [], missing=missing)
-
-
-def there(module: str) -> bool:
-    return util.find_spec(module) is not None
+    drawn = {(one.name, one.task): one.key for one in analyses}
+    return written, Drawing(records=list(drawn.values()), missing=missing)

@@ -4,9 +4,7 @@ import json
 import math
 import re
 import shlex
-import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +19,7 @@ from sparq_eval.bench.__main__ import parser as bench_parser
 from sparq_eval.errors import UserError
 from sparq_eval.evaluate.settings import read_settings
 from sparq_eval.overrides import CONFIGS, check_overrides
+from sparq_eval.report.analysis.draw import newest
 from sparq_eval.report.paper import draw_figures
 from sparq_eval.report.paper.catalogue import CATALOGUE
 from sparq_eval.report.paper.needle import cells, compressions, depth_of
@@ -28,6 +27,7 @@ from sparq_eval.report.paper.sources import Sources, load_sources, main_settings
 from sparq_eval.report.paper.table2 import interpolate
 from sparq_eval.report.paper.table3 import bins
 from sparq_eval.results import Identity, Row, Store, load
+from sparq_eval.results.analysis import load_analyses
 
 LENGTHS, DEPTHS = (896, 1920, 9088), (0.0, 0.25, 1.0)
 NEEDLES = (("dense", {}, 1.0), ("sparq", {"k": 0.125, "r": 16}, 0.25), ("h2o", {"k": 0.25}, 0.25))
@@ -321,30 +321,16 @@ def test_the_records_of_another_model_are_drawn_where_the_papers_are_missing(
     ]
 
 
-def test_analyses_draw_for_themselves(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    asked: list[Any] = []
-
-    def draw(analyses: list[Any], out: Path, *published: Path | None) -> list[Path]:
-        asked.append((len(analyses), published))
-        (out / "drawn.svg").write_text("<svg/>")
-        return [out / "drawn.svg"]
-
-    records = [SimpleNamespace(name="mine", task="squad", key=key * 12) for key in "ab"]
-    fakes: dict[str, Any] = {"sparq_eval.results.analysis": {"load_analyses": lambda root: records}}
-    fakes["sparq_eval.report.analysis"] = {"draw_fig4": draw, "draw_figE1": draw}
-    for name, content in fakes.items():
-        module = ModuleType(name)
-        module.__dict__.update(content)
-        monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr("sparq_eval.report.paper.analysis.there", lambda module: True)
-    draw_figures(["fig4", "figE1"], root, tmp_path)
+def test_analyses_draw_for_themselves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = Path(__file__).parents[1] / "results/analysis"
+    keys = [analysis.key for analysis in newest(load_analyses(root))]
+    draw_figures(["figE1", "table1"], root, tmp_path)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"fig4: wrote drawn.svg to {tmp_path}/ from 1 record: bbbbbbbbbbbb", "of several the newest"
+    assert lines[0].startswith("figE1: wrote figE1_") and f"from {len(keys)} records: " in lines[0]
     assert lines[1] == "missing: analysis of llama2-7b: python -m sparq_eval.analyse model=llama2-7b"
-    assert asked == [(2, (None,)), (2, ())]
-    assert json.loads((tmp_path / "figE1.json").read_text())["records"] == ["b" * 12]
+    assert lines[2].startswith(f"table1: wrote table1.csv, table1.md to {tmp_path}/ from {len(keys)} records: ")
+    assert json.loads((tmp_path / "figE1.json").read_text())["records"] == keys
+    assert set(pd.read_csv(tmp_path / "table1.csv")["record"]) == set(keys)
 
 
 def test_the_gallery_is_whole() -> None:

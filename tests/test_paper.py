@@ -19,7 +19,7 @@ from sparq_eval.bench.__main__ import parser as bench_parser
 from sparq_eval.errors import UserError
 from sparq_eval.evaluate.settings import read_settings
 from sparq_eval.overrides import CONFIGS, check_overrides
-from sparq_eval.report.analysis.draw import newest
+from sparq_eval.report.analysis import newest
 from sparq_eval.report.paper import draw_figures
 from sparq_eval.report.paper.catalogue import CATALOGUE
 from sparq_eval.report.paper.needle import cells, compressions, depth_of
@@ -329,7 +329,7 @@ def test_analyses_draw_for_themselves(tmp_path: Path, capsys: pytest.CaptureFixt
     assert lines[0].startswith("figE1: wrote figE1_") and f"from {len(keys)} records: " in lines[0]
     assert lines[1] == "missing: analysis of llama2-7b: python -m sparq_eval.analyse model=llama2-7b"
     assert lines[2].startswith(f"table1: wrote table1.csv, table1.md to {tmp_path}/ from {len(keys)} records: ")
-    assert json.loads((tmp_path / "figE1.json").read_text())["records"] == keys
+    assert json.loads((tmp_path / "figE1.json").read_text())["records"] == sorted(keys)
     assert set(pd.read_csv(tmp_path / "table1.csv")["record"]) == set(keys)
 
 

@@ -10,7 +10,7 @@ from tiny import CONFIGS, Letters, tiny_model, tiny_requests
 from sparq_eval.errors import UserError
 from sparq_eval.hf import phases, seam
 from sparq_eval.hf.engine import Engine
-from sparq_eval.hf.selfcheck import TOLERANCE, self_check
+from sparq_eval.hf.selfcheck import TOLERANCE, distance, self_check
 from sparq_eval.methods import H2O, Attended, Dense, FlexGen, LMInfinite, Method, Shape, SparQ, State
 from sparq_eval.step import Step
 
@@ -107,3 +107,14 @@ def test_a_model_that_does_not_call_the_method_is_found(monkeypatch: pytest.Monk
     monkeypatch.setattr(phases.Tally, "note", lambda self, layer, *rest: layer == 1 or right(self, layer, *rest))
     with pytest.raises(UserError, match="was not called at every step on layers"):
         self_check(engine, REQUESTS, METHODS)
+
+
+def test_one_position_may_be_rounded_badly_in_16_bits_and_half_of_them_may_not() -> None:
+    reference = torch.randn(2, 5, 100, generator=torch.Generator().manual_seed(0))
+    one, most = reference.clone(), reference.clone()
+    one[1, 3] *= 1.5
+    most[1, 2:] *= 1.5
+    for dtype in TOLERANCE:
+        assert distance(one, reference, dtype) == pytest.approx(0.5 if dtype == torch.float32 else 0.0, abs=1e-6)
+        assert distance(most, reference, dtype) == pytest.approx(0.5)
+        assert distance(one * torch.nan, reference, dtype) == float("inf")

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sparq_eval.report.analysis import draw_fig4, draw_figE1, draw_figE2, draw_table1
+from sparq_eval.report.analysis import draw_fig4, draw_figE1, draw_figE2, draw_table1, newest
 from sparq_eval.report.paper.drawing import Drawing
 from sparq_eval.report.paper.models import LLAMA2_7B, Missing
 from sparq_eval.report.paper.sources import Sources
-from sparq_eval.results.analysis import Analysis, load_analyses
+from sparq_eval.results.analysis import Analysis
 
 MISSING = Missing(f"analysis of {LLAMA2_7B.name}", f"python -m sparq_eval.analyse model={LLAMA2_7B.name}")
 DRAW: dict[str, Callable[[Sequence[Analysis], Path, Path | None], list[Path]]] = {
@@ -19,10 +19,7 @@ DRAW: dict[str, Callable[[Sequence[Analysis], Path, Path | None], list[Path]]] =
 
 
 def draw_analysis(name: str, sources: Sources, out: Path, published: Path | None) -> tuple[list[Path], Drawing]:
-    """Write a figure of the analyses below the sources' root, and say of which, or what is missing."""
-    analyses = load_analyses(sources.root)
-    written = DRAW[name](analyses, out, published)
-    missing = [] if any(one.name == LLAMA2_7B.name for one in analyses) else [MISSING]
-    # of each model and task the last is drawn
-    drawn = {(one.name, one.task): one.key for one in analyses}
-    return written, Drawing(records=list(drawn.values()), missing=missing)
+    """Write a figure of the analyses, of each model and task the newest, and say of which, or what is missing."""
+    written = DRAW[name](sources.analyses, out, published)
+    missing = [] if any(one.name == LLAMA2_7B.name for one in sources.analyses) else [MISSING]
+    return written, Drawing(records=[one.key for one in newest(sources.analyses)], missing=missing)

@@ -13,7 +13,8 @@ from sparq_eval.report.figures import UNIT
 from sparq_eval.report.paper.models import REALLOCATE
 from sparq_eval.report.paper.published import Paper, read_paper
 from sparq_eval.report.write import choose
-from sparq_eval.results.bench import Bench, load_benches
+from sparq_eval.results.analysis import Analysis, load_analyses
+from sparq_eval.results.bench import load_benches
 from sparq_eval.results.frames import Frames, NoRecords, load
 
 # settings that the paper's trade-off curves do not vary, and what they are there; records that leave one out have it
@@ -28,11 +29,11 @@ class Sources:
     transfers: `counted` or `nominal`, what trade-offs show on x.
     """
 
-    root: Path
     records: pd.DataFrame
     samples: pd.DataFrame
     attention: pd.DataFrame
     decode: pd.DataFrame
+    analyses: Sequence[Analysis]
     paper: Paper
     transfers: str = "counted"
 
@@ -65,15 +66,15 @@ def load_sources(
 ) -> Sources:
     """UserError if there is no record at all below `root` (and nothing published), or a filter fits none."""
     paper = read_paper(published)
-    benches: Sequence[Bench] = load_benches(root) if Path(root).is_dir() else ()
+    benches, analyses = load_benches(root), load_analyses(root)
     try:
         frames = choose(load(root), models, tasks, methods)
     except NoRecords:
-        if not benches and published is None:
+        if not (benches or analyses) and published is None:
             raise
         frames = Frames(paper.curves.head(0), pd.DataFrame(columns=["model", "task", "key", "id", "score"]))
     attention, decode = bench_rows(benches, "attention"), bench_rows(benches, "decode")
-    return Sources(Path(root), frames.records, frames.samples, attention, decode, paper, transfers)
+    return Sources(frames.records, frames.samples, attention, decode, analyses, paper, transfers)
 
 
 def main_settings(records: pd.DataFrame) -> pd.DataFrame:

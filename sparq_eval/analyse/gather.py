@@ -127,7 +127,8 @@ class Coverage:
     @staticmethod
     def of(heads: Sequence[int]) -> "Coverage":
         bins = len(SHARES) - 1
-        return Coverage(np.zeros(heads), np.zeros(heads), np.zeros(heads[0], int), *(np.zeros(bins) for _ in range(3)))
+        counts, sums, squares = np.zeros((3, bins))
+        return Coverage(np.zeros(heads), np.zeros(heads), np.zeros(heads[0], int), counts, sums, squares)
 
     def add(self, layer: int, estimated: np.ndarray, chosen: np.ndarray, true: np.ndarray) -> None:
         error = estimated - true

@@ -170,19 +170,25 @@ def test_agreement_is_the_share_of_the_best_that_is_found(kind: str, both: Any) 
 
 @pytest.mark.models
 @pytest.mark.parametrize("kind", KINDS)
-def test_coverage_is_held_against_the_true_weight_of_the_same_positions(kind: str, both: Any) -> None:
+def test_coverage_is_held_against_the_true_weight_of_the_best_positions_and_of_the_chosen_ones(
+    kind: str, both: Any
+) -> None:
     statistics, kept = both(kind)
     rows = {(row["temperature"], row["r"]): row for row in statistics["coverage"]}
     assert set(rows) == {(name, r) for name in TEMPERATURES for r in (2, 3)}
     for (name, r), row in rows.items():
-        pairs = []
+        found = []
         for one in kept:
             for call, scores, own in one.calls:
                 near = approximated(call, own, r, "query", name)
                 for h, best in enumerate(largest(near.sum(axis=1), 8)):
-                    estimated, true = (softmax(x[h])[:, best].sum(axis=-1) for x in (near, scores))
-                    pairs += zip(estimated.tolist(), true.tolist(), strict=True)
-        estimated, true = np.array(pairs).T
+                    estimated, chosen = (softmax(x[h])[:, best].sum(axis=-1) for x in (near, scores))
+                    true = np.sort(softmax(scores[h]), axis=-1)[:, -8:].sum(axis=-1)
+                    found += zip(estimated.tolist(), chosen.tolist(), true.tolist(), strict=True)
+        estimated, chosen, true = np.array(found).T
+        assert (chosen <= true + 1e-9).all()
+        assert row["rmse_of_chosen"] == pytest.approx(np.sqrt(np.mean((estimated - chosen) ** 2)), **CLOSE)
+        assert row["bias_of_chosen"] == pytest.approx(np.mean(estimated - chosen), **CLOSE)
         assert row["rmse"] == pytest.approx(np.sqrt(np.mean((estimated - true) ** 2)), **CLOSE)
         assert row["bias"] == pytest.approx(np.mean(estimated - true), **CLOSE)
         bins = np.clip(np.digitize(true, row["edges"]), 1, 20) - 1

@@ -109,7 +109,11 @@ class Gathered:
 
 @dataclass
 class Coverage:
-    """Estimates of a share beside the truth: sums of errors of each head, and of estimates by the truth's size."""
+    """Estimates of a share beside the truth: sums of errors of each head, and of estimates by the truth's size.
+
+    The truth is the weight of the k best positions, as in Figure 4f; for the weight of those that were chosen, which is
+    less, there are sums over all heads.
+    """
 
     error: np.ndarray
     square: np.ndarray
@@ -117,14 +121,19 @@ class Coverage:
     counts: np.ndarray
     sums: np.ndarray
     squares: np.ndarray
+    chosen_error: float = 0.0
+    chosen_square: float = 0.0
 
     @staticmethod
     def of(heads: Sequence[int]) -> "Coverage":
         bins = len(SHARES) - 1
-        return Coverage(np.zeros(heads), np.zeros(heads), np.zeros(heads[0], int), *(np.zeros(bins) for _ in range(3)))
+        counts, sums, squares = np.zeros((3, bins))
+        return Coverage(np.zeros(heads), np.zeros(heads), np.zeros(heads[0], int), counts, sums, squares)
 
-    def add(self, layer: int, estimated: np.ndarray, true: np.ndarray) -> None:
+    def add(self, layer: int, estimated: np.ndarray, chosen: np.ndarray, true: np.ndarray) -> None:
         error = estimated - true
+        self.chosen_error += (estimated - chosen).sum()
+        self.chosen_square += ((estimated - chosen) ** 2).sum()
         self.error[layer] += error
         self.square[layer] += error**2
         self.examples[layer] += 1
@@ -133,7 +142,7 @@ class Coverage:
             np.add.at(sums, bins, values)
 
     def summary(self) -> dict[str, Any]:
-        """rmse, bias: over heads and examples. mean, deviation: of estimates by bins of the truth; nan where none."""
+        """rmse, bias: over heads, examples. mean, deviation: of estimates by bins of the truth; nan where none."""
         seen = self.examples > 0
         heads = self.examples[seen].sum() * self.error.shape[1]
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -142,6 +151,8 @@ class Coverage:
         return {
             "rmse": np.sqrt(self.square.sum() / heads),
             "bias": self.error.sum() / heads,
+            "rmse_of_chosen": np.sqrt(self.chosen_square / heads),
+            "bias_of_chosen": self.chosen_error / heads,
             "heads": np.sqrt(self.square[seen] / self.examples[seen, None]),
             "edges": SHARES,
             "counts": self.counts.astype(np.int64),

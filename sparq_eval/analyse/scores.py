@@ -1,6 +1,7 @@
 """What one query of a single example says of its scores: how concentrated they are, how well they are approximated."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
@@ -35,13 +36,23 @@ def agreement(step: Step, score: str, r: int, ks: Sequence[int]) -> dict[int, Fl
     return {k: (place[:, :k] < k).double().mean(dim=-1) for k in some}
 
 
-def coverage(step: Step, temperature: str, r: int, k: int) -> tuple[Float[Tensor, "H G"], Float[Tensor, "H G"]]:
-    """The weight of the k positions that SparQ ranks first, as it estimates it (alpha) and as it is.
+class Covered(NamedTuple):
+    """alpha: the weight that SparQ thinks its k positions have; the weight that they have; that of the k largest."""
+
+    alpha: Float[Tensor, "H G"]
+    chosen: Float[Tensor, "H G"]
+    best: Float[Tensor, "H G"]
+
+
+def coverage(step: Step, temperature: str, r: int, k: int) -> Covered:
+    """How much weight is covered by the k positions that SparQ ranks first.
 
     Sinks are left out, as what SparQ estimates is the weight among positions.
     """
     method = SparQ(r=r, temperature=temperature)
     scores = method.scores(step)
     index = method.rank(scores).topk(k, dim=-1).indices[:, :, None].expand(-1, -1, step.groups, -1, -1)
-    estimated, true = (softmax(own).gather(-1, index).sum(dim=-1)[0, :, :, 0] for own in (scores, logits(step)))
-    return estimated, true
+    true = softmax(logits(step))
+    alpha, chosen = (weights.gather(-1, index).sum(dim=-1) for weights in (softmax(scores), true))
+    best = true.topk(k, dim=-1).values.sum(dim=-1)
+    return Covered(*(share[0, :, :, 0] for share in (alpha, chosen, best)))

@@ -105,7 +105,7 @@ def agreement_panel(axes: Axes, rows: Sequence[Mapping[str, Any]], k: int) -> No
 
 
 def coverage_panel(axes: Axes, rows: Sequence[Mapping[str, Any]], head_size: int, published: Published) -> None:
-    """alpha beside the true weight, at the r that is nearest to a quarter of the head size."""
+    """alpha beside the weight of the truly best positions, at the r that is nearest to a quarter of the head size."""
     r = min((row["r"] for row in rows), key=lambda r: abs(r - head_size / 4))
     axes.plot([0, 1], [0, 1], color=DENSE, linewidth=0.8, linestyle=DASHES)
     for row in rows:
@@ -118,7 +118,7 @@ def coverage_panel(axes: Axes, rows: Sequence[Mapping[str, Any]], head_size: int
         theirs = published.rmse.get(row["temperature"])
         label = f"{NAMES[row['temperature']]}: {row['rmse']:.3f}" + (f" [{theirs:.3f}]" if theirs else "")
         axes.plot(x, y, color=colour, marker=marker, label=label, **EDGE)
-    axes.set(title=f"(f) top-{rows[0]['k']} weight, r = {r}", xlabel="true weight", ylabel="alpha")
+    axes.set(title=f"(f) top-{rows[0]['k']} weight, r = {r}", xlabel="weight of the true top", ylabel="alpha")
     axes.set(xlim=(0, 1.02), ylim=(0, 1.05))
     told = "temperature: RMSE [paper]" if published.rmse else "temperature: RMSE"
     below(axes, told)

@@ -68,10 +68,10 @@ def attend_ranked(
 
 
 def block(step: Attention, N: int) -> int:
-    """Positions that are read at a time."""
+    """Positions that are read at a time: no more bytes than `most` of 128 numbers of 16 bits, to fit on the chip."""
     DP = triton.next_power_of_2(step.q.shape[-1])
     most = 128 if few(step) else 64
-    return max(16, min(most, 128 * most // DP, triton.next_power_of_2(N)))
+    return max(16, min(most, 256 * most // (DP * step.k.element_size()), triton.next_power_of_2(N)))
 
 
 def few(step: Attention) -> bool:

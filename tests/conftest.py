@@ -29,8 +29,9 @@ def pytest_report_header() -> str:
 
 @pytest.fixture(autouse=True)
 def threads(request: pytest.FixtureRequest) -> None:
-    """Real models get all cores; a second thread costs tiny ones more than it brings."""
-    torch.set_num_threads((os.cpu_count() or 1) if request.node.get_closest_marker("real") else 1)
+    """Real models get all cores that are this process's; a second thread costs tiny ones more than it brings."""
+    own = max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+    torch.set_num_threads(own if request.node.get_closest_marker("real") else 1)
 
 
 @pytest.fixture

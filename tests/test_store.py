@@ -320,3 +320,16 @@ def test_records_under_other_conditions_get_a_letter_each(tmp_path: Path, capsys
     assert table == [("other", "", "dense"), ("squad", "A", "dense"), ("squad", "A", "sparq"), ("squad", "B", "dense")]
     [note] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("variant")]
     assert 'protocol.stop (A: "task", B: "paper")' in note and "dtype" not in note
+
+
+def test_a_method_without_a_kernel_stands_beside_those_that_have_one(tmp_path: Path) -> None:
+    def add(method: str, backend: str) -> None:
+        protocol = {**DENSE.protocol, "backend": backend}
+        entry(tmp_path, replace(DENSE, method=method, protocol=protocol)).append([row(0)], RUN)
+
+    add("dense", "kernel")
+    add("flexgen", "torch")
+    assert set(load(tmp_path).records["variant"]) == {""}
+    add("dense", "torch")
+    told = load(tmp_path).records.set_index(["variant", "method"]).index
+    assert sorted(told) == [("A", "dense"), ("A", "flexgen"), ("B", "dense")], "one setting was decoded by both"

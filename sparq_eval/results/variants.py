@@ -6,18 +6,21 @@ from typing import Any
 from sparq_eval.progress import say
 from sparq_eval.results.record import Identity, canonical
 
+BACKEND = "protocol.backend"
+
 
 def name_variants(records: list[dict[str, Any]]) -> dict[str, str]:
     """The variant of each record, by key: "" where there is one, else a letter, A for that with the most records.
 
-    Says on standard error what the variants differ in.
+    What decoded tells records apart only where one setting was decoded by several backends: in one run a method without
+    a kernel stands beside others that have one. Says on standard error what the variants differ in.
     """
     groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for record in records:
         groups[record["model"], record["identity"].task].append(record)
     names: dict[str, str] = {}
     for (model, task), group in sorted(groups.items()):
-        conditions = {record["key"]: conditions_of(record["identity"]) for record in group}
+        conditions = conditions_by_key(group)
         counts = Counter(map(canonical, conditions.values()))
         ranked = sorted(counts, key=lambda condition: (-counts[condition], condition))
         letters = {condition: letter(place) if len(ranked) > 1 else "" for place, condition in enumerate(ranked)}
@@ -29,8 +32,17 @@ def name_variants(records: list[dict[str, Any]]) -> dict[str, str]:
     return names
 
 
+def conditions_by_key(group: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What must be equal for two settings to be comparable, of each record of one model and task."""
+    found = {record["key"]: conditions_of(record["identity"]) for record in group}
+    plain = {key: {name: value for name, value in one.items() if name != BACKEND} for key, one in found.items()}
+    settings = {record["key"]: [record["identity"].method, record["identity"].settings] for record in group}
+    once = len({canonical([plain[key], settings[key]]) for key in found}) == len(found)
+    return plain if once else found
+
+
 def conditions_of(identity: Identity) -> dict[str, Any]:
-    """What must be equal for two settings to be comparable, flattened to dotted names."""
+    """Flattened to dotted names."""
     parts = {
         "model": identity.model,
         "data": identity.data,

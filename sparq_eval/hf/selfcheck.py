@@ -5,6 +5,7 @@ eager attention; an example gives the same beside a longer one, where it is padd
 method at every step.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ from sparq_eval.request import Request
 
 # largest ||logits - reference|| / ||reference||, logits less their mean: five times and more what real models show
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 4e-2, torch.bfloat16: 2e-1}
+FLUKE = 4  # times the tolerance at a single position, which eager attention's own rounding may take in 16 bits
 STEPS = 4
 SHORT, LONG = 64, 1024  # tokens of a prompt: without a sliding window that a prompt can pass, and at most
 
@@ -123,12 +125,15 @@ def decoded(engine: Engine, samples: Sequence[Request], methods: Sequence[Method
 
 
 def distance(x: Tensor, reference: Tensor, dtype: torch.dtype) -> float:
-    """Relative norm: of the worst example and position, in 16 bits of the worst example's median position.
+    """Relative norm: of the worst example and position; in 16 bits of the worst example's median position, and of the
+    worst position a FLUKE-th. inf where anything is not finite.
 
     Eager attention rounds logits and weights to 16 bits: at one position of Qwen2.5-Coder-1.5B in bfloat16 it is off by
     0.46 from itself in float32, where what replaces it is off by 0.02 (docs/log.md).
     """
     x, reference = (y - y.mean(dim=-1, keepdim=True) for y in (x, reference))
     errors = (x - reference).norm(dim=-1) / reference.norm(dim=-1).clamp(min=1e-30)
-    errors = errors.nan_to_num(float("inf"))
-    return (errors if dtype == torch.float32 else errors.median(dim=-1).values).max().item()
+    worst = errors.nan_to_num(float("inf")).max().item()
+    if dtype == torch.float32 or not math.isfinite(worst):
+        return worst
+    return max(errors.median(dim=-1).values.max().item(), worst / FLUKE)

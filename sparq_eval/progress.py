@@ -37,7 +37,9 @@ def progress(what: str, total: float, unit: str = "", every: float = 15.0) -> It
     console = Console(stderr=True)
     if console.is_terminal:
         columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
-        with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
+        times = TimeElapsedColumn(), TimeRemainingColumn()
+        # what is printed meanwhile goes above the bar, unless it goes to a file
+        with Progress(*columns, *times, console=console, redirect_stdout=sys.stdout.isatty()) as bar:
             task = bar.add_task(what, total=total)
             yield lambda by: bar.advance(task, by)
         return

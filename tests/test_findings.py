@@ -1,6 +1,7 @@
 """Tables say what the records hold and what follows from it, in files, on paper and in a terminal."""
 
 import io
+import math
 import random
 import re
 import shutil
@@ -16,7 +17,7 @@ from rich.console import Console
 from sparq_eval.report import terminal_table, write_report
 from sparq_eval.report.__main__ import main
 from sparq_eval.report.between import describe_pair
-from sparq_eval.report.findings import find
+from sparq_eval.report.findings import Findings, find
 from sparq_eval.report.latex import escape, latex, latex_headline
 from sparq_eval.report.tables import headline_csv, headline_markdown, markdown
 from sparq_eval.report.terminal import rich_table
@@ -170,6 +171,30 @@ def test_two_settings_beside_each_other_on_the_command_line(root: Path, capsys: 
     text = describe_pair(load(root), records.loc["h2o", "key"].iloc[0][:10], records.loc["dense", "key"])
     assert "A - B = -0.2" in text and "20 examples in 20 clusters" in text and "A is significantly worse than B" in text
     assert "0 examples score better with A, 20 with B, 0 alike" in text
+
+
+def test_an_example_without_a_score_is_not_alike(tmp_path: Path) -> None:
+    measure(tmp_path, "m", "t", "dense", {})
+    measure(tmp_path, "m", "t", "h2o", {"k": 4}, score=math.nan, finite=False)
+    frames = load(tmp_path)
+    text = describe_pair(frames, *reversed(frames.records["key"].to_list()))
+    assert "0 examples score better with A, 0 with B, 0 alike, 20 have no score on a side" in text
+
+
+def test_a_loss_has_one_sign_and_the_bracket_is_explained(tmp_path: Path) -> None:
+    for method, settings in SETTINGS:
+        measure(tmp_path, "m", "t", method, settings, score=2.0, metric="bits", higher_is_better=False)
+    findings = find(load(tmp_path), 0.001)
+    for text in (headline_markdown(findings), terminal(findings)):
+        assert "not shown (may lose 0." in text and "(-" not in text
+        assert "In brackets: what other samples of examples would give" in text
+    assert "may lose" not in latex_headline(findings) and "% In brackets: what other" in latex_headline(findings)
+
+
+def terminal(findings: Findings) -> str:
+    buffer = io.StringIO()
+    terminal_table(findings, Console(file=buffer, width=200))
+    return buffer.getvalue()
 
 
 def test_the_command_compares_two_settings_and_refuses_a_margin_of_nothing(

@@ -24,6 +24,7 @@ from sparq_eval.report.panel import Panel, powers, score_range, transfer_range
 from sparq_eval.report.style import drawable
 from sparq_eval.report.tables import RESULTS, SAMPLES, as_generated, markdown
 from sparq_eval.results import load
+from sparq_eval.results.verify import verify
 
 
 @pytest.fixture(scope="module")
@@ -219,6 +220,34 @@ def test_odd_records_are_drawn_without_a_warning(tmp_path: Path, capsys: pytest.
     assert "m, low: settings were measured on 1 to 20 examples" in said
     table = pd.read_csv(tmp_path / "results.csv")
     assert len(table) == 6 and table["model"].to_list().count(odd) == 1
+
+
+def test_what_moves_nothing_is_named_and_not_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for method, settings in SETTINGS[:3]:
+        measure(tmp_path / "results", "m", "squad", method, settings)
+    measure(tmp_path / "results", "m", "squad", "mine", {"k": 3}, counted=0.0, nominal=0.0)
+    write_report(tmp_path / "results", tmp_path)
+    assert "m, squad: 1 of 4 settings have no counted transfers and are not drawn" in capsys.readouterr().err
+    assert (tmp_path / "m_squad.png").exists() and "mine" not in (tmp_path / "m_squad.svg").read_text()
+    records = placed(tmp_path / "results")
+    left, right = transfer_range(Panel("", records.assign(x_dense=0.0), ()))
+    assert 0 < right < left < math.inf and transfer_range(Panel("", records.assign(x=0.0), ())) == (1.05, 0.1)
+
+
+def test_needles_whose_rows_name_no_text_are_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for cluster in ("", "896"):
+        root = tmp_path / f"of {cluster}"
+        for method in ("dense", "h2o"):
+            measure(root, "m", "needle", method, {}, metric="needle_match", cluster=cluster)
+        write_report(root, root / "out")
+        assert ("m, needle: depths of a length share a text" in capsys.readouterr().err) == (cluster == "")
+
+
+def test_figures_beside_the_records_are_no_foreign_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = measure(tmp_path, "report", "squad", "dense", {})
+    (tmp_path / "report" / "fig1.json").write_text("{}")
+    assert list(load(tmp_path).records["path"]) == [str(folder)] and capsys.readouterr().err == ""
+    assert verify(tmp_path) == []
 
 
 def test_names_of_files_are_distinct_even_where_case_does_not_count() -> None:

@@ -166,6 +166,15 @@ def test_the_interval_holds_the_truth_19_times_of_20(kind: str) -> None:
     assert low <= held and (kind == "rare flips" or held <= high), held / times
 
 
+def test_percentiles_reach_as_far_as_students_t_where_clusters_are_few() -> None:
+    widths = []
+    for seed in range(30):
+        gap = np.random.default_rng(seed).normal(0, 1, 12)
+        [row] = compare(made({("dense", 0): np.zeros(12), ("h2o", 8): gap})).to_dict("records")
+        widths.append((row["high"] - row["low"]) / (gap.std(ddof=1) / np.sqrt(12)))
+    assert np.mean(widths) == pytest.approx(2 * 2.201, rel=0.05)  # t with 11 degrees of freedom
+
+
 def test_no_flip_at_all_leaves_the_rule_of_three() -> None:
     [row] = compare(made({("dense", 0): coins(1, 300), ("h2o", 8): coins(1, 300)})).to_dict("records")
     assert (row["low"], row["high"]) == pytest.approx((-3 / 300, 3 / 300), rel=0.1)
@@ -269,6 +278,34 @@ def test_the_best_of_a_methods_lines_counts() -> None:
     both = Frames(pd.concat([records.assign(settings="{}"), other]), pd.concat([samples, rows]))
     [row], [alone] = headline(both).to_dict("records"), headline(good).to_dict("records")
     assert row["compression"] == alone["compression"] == pytest.approx(16) and "sink" not in row["note"]
+
+
+def test_the_best_of_many_lines_shows_no_more_than_is_so() -> None:
+    """Each of eight lines loses just more than the margin; without a correction 14 in 100 repetitions show one."""
+    chance, times, shown = np.random.default_rng(11), 100, 0
+    for _ in range(times):
+        dense = chance.normal(200, 5, 40)
+        lines = {("h2o", k): dense - 2.01 - chance.normal(0, 1, 40) for k in range(1, 9)}
+        frames = made({("dense", 0): dense} | lines)
+        settings = [json.dumps({"sink": place}) for place in range(len(frames.records))]
+        [row] = headline(replace(frames, records=frames.records.assign(settings=settings, r=1, k=1))).to_dict("records")
+        shown += row["verdict"] != "not shown"
+    assert shown <= binom.ppf(0.99, times, 0.025)
+
+
+def test_a_draw_that_passes_nowhere_counts_as_no_compression() -> None:
+    """The largest budget passes by a hair, so that half of the draws do not show even that."""
+    frames = falling((0.89, 4.0, 5.0, 6.0))
+    [row] = headline(frames).to_dict("records")
+    assert row["verdict"] == "shown" and row["compression"] == pytest.approx(2, rel=0.1) and row["low"] == 1
+
+
+def test_what_moves_no_less_than_dense_is_no_compression() -> None:
+    score = noise(1)
+    [row] = headline(made({("dense", 0): score, ("over", 2048): score, ("over", 1024): score})).to_dict("records")
+    assert row["verdict"] == "no compression" and np.isnan(row["compression"])
+    [row] = headline(made({("dense", 0): score, ("over", 2048): score - 9, ("over", 256): score})).to_dict("records")
+    assert row["verdict"] == "beyond the grid" and row["compression"] == pytest.approx(4)
 
 
 def test_dense_at_the_bottom_of_the_scale_has_nothing_to_lose() -> None:

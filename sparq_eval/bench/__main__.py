@@ -1,7 +1,10 @@
 """`python -m sparq_eval.bench attention|decode`: times with their records; `sparq_eval.report` draws them."""
 
 import argparse
-from collections.abc import Sequence
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -11,13 +14,15 @@ from sparq_eval.bench.attention import kernel_runner, measure, torch_runner
 from sparq_eval.bench.case import Case, Runner
 from sparq_eval.bench.decode import measure_decoding
 from sparq_eval.bench.dense import dense_runners
-from sparq_eval.bench.record import bench_of
+from sparq_eval.bench.record import Growing, begun
 from sparq_eval.errors import UserError
 from sparq_eval.methods import H2O, Dense, FlexGen, LMInfinite, Method, SparQ
 from sparq_eval.methods.sparq import COPIES
-from sparq_eval.progress import fail
-from sparq_eval.results.bench_rows import AttentionRow, BenchRow, DecodeRow
+from sparq_eval.progress import fail, progress, say
+from sparq_eval.results.bench_rows import BenchRow
 
+PROGRAM = "sparq_eval.bench"
+Keep = Callable[[BenchRow], None]
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -25,14 +30,37 @@ def main() -> None:
     options = parser().parse_args()
     device = torch.device(options.device)
     dtype = DTYPES[options.dtype or ("float16" if device.type == "cuda" else "float32")]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        rows = options.run(options, device, dtype)
-        path = bench_of(options.kind, rows, device, dtype).save(options.out)
+        with keeping(options, device, dtype) as record:
+            options.run(options, device, dtype, record.add)
     except UserError as error:
-        fail(error, "sparq_eval.bench")
+        fail(error, PROGRAM)
     except ValueError as error:
-        fail(UserError(str(error)), "sparq_eval.bench")
-    print(f"record: {path}")
+        fail(UserError(str(error)), PROGRAM)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    print(f"record: {record.path}")
+
+
+@contextmanager
+def keeping(options: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> Iterator[Growing]:
+    """The record of what the block times. Where it ends early, it holds what was timed until then, and why."""
+    record = Growing(begun(options.kind, device, dtype), options.out)
+    try:
+        yield record
+    except BaseException as error:
+        if record.path:
+            stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+            why = "interrupted" if stopped else f"ended by an error ({type(error).__name__}: {first_line(error)})"
+            path = record.write(f"{why} after {len(record.bench.rows)} rows")
+            say(f"{PROGRAM}: {why}; the {len(record.bench.rows)} rows that were timed are in {path}")
+        raise
+    record.write("")
+
+
+def first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), "")[:200]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -68,14 +96,16 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def run_attention(options: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> list[AttentionRow]:
+def run_attention(options: argparse.Namespace, device: torch.device, dtype: torch.dtype, keep: Keep) -> None:
     H = options.kv_heads or options.heads
     if options.heads % H:
         raise UserError(f"kv-heads={H}: a divisor of heads={options.heads}")
     pairs = [tuple(map(int, case.split(":"))) for case in options.cases]
     pairs = pairs or [(B, S) for B in options.batch for S in options.length]
     cases = [Case(B, H, options.heads // H, options.head_size, S, dtype, device) for B, S in pairs]
-    return measure(cases, partial(runners_of, options), partial(tell, {}))
+    choose = partial(runners_of, options)
+    with progress("attention", sum(len(choose(case)) for case in cases), "rows") as advance:
+        measure(cases, choose, partial(take, keep, {}), advance)
 
 
 def runners_of(options: argparse.Namespace, case: Case) -> list[Runner]:
@@ -98,16 +128,21 @@ def runners_of(options: argparse.Namespace, case: Case) -> list[Runner]:
     return found
 
 
-def run_decode(options: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> list[DecodeRow]:
+def run_decode(options: argparse.Namespace, device: torch.device, dtype: torch.dtype, keep: Keep) -> None:
     def methods(S: int) -> Sequence[Method]:
         if options.k_share:
             return [SparQ(r=0.125, k=max(1, S // options.k_share), copy=copy) for copy in options.copies]
         return [SparQ(r=r, k=k, copy=copy) for r in options.r for k in options.k for copy in options.copies]
 
-    rows: list[DecodeRow] = []
-    for name in options.model:
-        rows += measure_decoding(name, options.length, methods, dtype, device, options.batch, partial(tell, {}))
-    return rows
+    with progress("decode", len(options.model) * len(options.length), "lengths") as advance:
+        for name in options.model:
+            told = partial(take, keep, {})
+            measure_decoding(name, options.length, methods, dtype, device, options.batch, told, advance)
+
+
+def take(keep: Keep, best: dict[tuple, float], row: BenchRow) -> None:
+    keep(row)
+    tell(best, row)
 
 
 def tell(best: dict[tuple, float], row: BenchRow) -> None:

@@ -21,6 +21,7 @@ from sparq_eval.methods import H2O, Dense, FlexGen, LMInfinite, Method, SparQ
 from sparq_eval.methods.kernel import Kernel
 from sparq_eval.methods.sparq import Kept
 from sparq_eval.ops import Prompt
+from sparq_eval.progress import Advance
 from sparq_eval.results.bench_rows import AttentionRow
 from sparq_eval.step import Step, Visible
 
@@ -28,10 +29,12 @@ TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 
 
 def measure(
-    cases: Sequence[Case], choose: Callable[[Case], Sequence[Runner]], tell: Callable[[AttentionRow], None]
-) -> list[AttentionRow]:
+    cases: Sequence[Case],
+    choose: Callable[[Case], Sequence[Runner]],
+    tell: Callable[[AttentionRow], None],
+    advance: Advance,
+) -> None:
     """Time every runner of every case; rows are told as they come."""
-    rows = []
     for case in cases:
         runners = choose(case)
         copies = {runner.copy for runner in runners if runner.copy}
@@ -40,14 +43,12 @@ def measure(
         except torch.OutOfMemoryError:
             sets = []
         for runner in runners:
-            row = time_one(case, runner, sets)
-            tell(row)
-            rows.append(row)
+            tell(time_one(case, runner, sets))
+            advance(1)
         del sets
         gc.collect()
         if case.device.type == "cuda":
             torch.cuda.empty_cache()
-    return rows
 
 
 def time_one(case: Case, runner: Runner, sets: Sequence[dict[str | None, Step]]) -> AttentionRow:

@@ -33,6 +33,7 @@ from sparq_eval.methods.kernel import Kernel
 from sparq_eval.methods.method import count_of
 from sparq_eval.ops import Prompt
 from sparq_eval.overrides import CONFIGS
+from sparq_eval.progress import Advance
 from sparq_eval.results.bench_rows import DecodeRow
 from sparq_eval.step import Step, Visible
 
@@ -132,22 +133,22 @@ def measure_decoding(
     device: torch.device,
     B: int,
     tell: Callable[[DecodeRow], None],
-) -> list[DecodeRow]:
-    """Time a token at each length of the cache. methods: those for a length."""
+    advance: Advance,
+) -> None:
+    """Time a token at each length of the cache; rows are told as they come. methods: those for a length."""
     model = open_model(name, dtype, device, max(lengths))
     shape = shape_of(model.config.get_text_config())
     engine = Engine(model, None)
-    rows = []
     for S in lengths:
         rest: float | None = None
-        for side in [Side("", Dense(), Nothing(Dense())), *sides_of(methods(S), device, shape)]:
+        sides = [Side("", Dense(), Nothing(Dense())), *sides_of(methods(S), device, shape)]
+        for side in sides:
             row = time_side(engine, name, side, S, B, rest)
+            advance(1 / len(sides))
             if side.name == "":
                 rest = row.seconds
                 continue
             tell(row)
-            rows.append(row)
-    return rows
 
 
 def time_side(engine: Engine, name: str, side: Side, S: int, B: int, rest: float | None) -> DecodeRow:

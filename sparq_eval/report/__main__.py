@@ -13,8 +13,8 @@ from sparq_eval.progress import fail
 from sparq_eval.report.between import describe_pair
 from sparq_eval.report.paper import draw_figures
 from sparq_eval.report.terminal import terminal_table
-from sparq_eval.report.write import REPORT, write_report
-from sparq_eval.results.frames import load
+from sparq_eval.report.write import write_report
+from sparq_eval.results.frames import REPORT, load
 from sparq_eval.statistics import MARGIN
 
 

@@ -16,14 +16,15 @@ def describe_pair(frames: Frames, key_a: str, key_b: str) -> str:
     a, b = find(frames.records, key_a), find(frames.records, key_b)
     digits = decimals(max(abs(a["value"]), abs(b["value"])))
     difference, low, high = (fixed(row[name], digits, "+") for name in ("difference", "low", "high"))
-    alike = row["samples"] - row["gained"] - row["lost"]
+    alike = row["samples"] - row["gained"] - row["lost"] - row["unscored"]
+    unscored = f", {row['unscored']} have no score on a side" if row["unscored"] else ""
     lines = [f"{a['task']}, {a['metric']}{'' if a['higher_is_better'] else ' (lower is better)'}"]
     for letter, side in (("A", a), ("B", b)):
         names = (side["model"], side["variant"], side["method"], short_settings(side["settings"]))
         lines.append(f"{letter}  {fixed(side['value'], digits)}  {' '.join(filter(None, names))}  {side['key'][:16]}")
     of = f"{row['samples']} examples in {row['clusters']} clusters"
     lines.append(f"A - B = {difference}, 95 % [{low}, {high}], p = {row['p']:.3g} ({row['test']}, {of})")
-    lines.append(f"{row['gained']} examples score better with A, {row['lost']} with B, {alike} alike")
+    lines.append(f"{row['gained']} examples score better with A, {row['lost']} with B, {alike} alike{unscored}")
     lines.append(f"{verdict(row)}\n")
     return "\n".join(lines)
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -39,7 +40,8 @@ def plan(records: pd.DataFrame, transfers: str) -> Iterator[tuple[str, str | Non
     for model, of_model in placed.groupby("model", sort=False):
         panels = []
         for (task, variant), group in of_model.groupby(["task", "variant"], sort=False):
-            known = group[group["x"].notna()]
+            # what moves nothing has no place on an axis of powers of two
+            known = group[group["x"].gt(0) & np.isfinite(group["x"])]
             if missing := len(group) - len(known):
                 few = f"{missing} of {len(group)} settings have no {transfers} transfers"
                 say(f"note: {model}, {task}: {few} and are not drawn")

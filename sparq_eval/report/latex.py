@@ -4,7 +4,7 @@ import re
 from itertools import groupby
 
 from sparq_eval.report.findings import Findings
-from sparq_eval.report.text import HEADLINE, WORDS, Group, groups, headline_table
+from sparq_eval.report.text import HEADLINE, LEGEND, WORDS, Group, groups, headline_table
 
 SPECIAL = {
     **{character: f"\\{character}" for character in "{}$&#_%"},
@@ -30,10 +30,13 @@ def latex_headline(findings: Findings) -> str:
     if not rows:
         return PACKAGES
     rows = [
-        tuple(cell.partition(" (-")[0] if place > WORDS else cell for place, cell in enumerate(cells)) for cells in rows
+        tuple(cell.partition(" (may lose")[0] if place > WORDS else cell for place, cell in enumerate(cells))
+        for cells in rows
     ]
     lines = [rf"\begin{{tabular}}{{{'l' * WORDS}{'r' * (len(header) - WORDS)}}}", r"\toprule", row(header), r"\midrule"]
-    return "\n".join([f"{PACKAGES}% {HEADLINE}", *lines, *map(row, rows), r"\bottomrule", r"\end{tabular}", ""])
+    return "\n".join(
+        [f"{PACKAGES}% {HEADLINE}\n% {LEGEND[0]}", *lines, *map(row, rows), r"\bottomrule", r"\end{tabular}", ""]
+    )
 
 
 def tabular(parts: list[Group]) -> str:

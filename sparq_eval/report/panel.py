@@ -149,10 +149,14 @@ def score_range(panel: Panel) -> tuple[float, float]:
 
 
 def transfer_range(panel: Panel) -> tuple[float, float]:
-    """From just above dense to a tenth of it, wider where points lie outside."""
-    x = panel.records["x"].dropna()
-    dense = panel.dense["x"].dropna()
-    full = float(dense.iloc[0]) if len(dense) else float(panel.records["x_dense"].max())
+    """From just above dense to a tenth of it, wider where points lie outside. What is not above 0 lies nowhere."""
+    x, dense, beside = (
+        part[np.isfinite(part) & (part > 0)]
+        for part in (panel.records["x"], panel.dense["x"], panel.records["x_dense"])
+    )
+    if x.empty:
+        return 1.05, SMALLEST
+    full = float(dense.iloc[0]) if len(dense) else float(max(beside.max(), x.max()) if len(beside) else x.max())
     return 1.05 * max(full, x.max()), min(SMALLEST * full, x.min() / 1.1)
 
 

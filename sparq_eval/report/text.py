@@ -19,7 +19,7 @@ HEADLINE = "Largest compression whose loss against dense is below the margin, wi
 
 
 LEGEND = (
-    "In brackets: where it would fall for other examples like these (95 %), or what the largest budget may lose.",
+    "In brackets: what other samples of examples would give (95 %, 1.00 where they would show nothing).",
     "↑ ↓: significantly better or worse than dense, q < 0.05 (Benjamini and Hochberg) over the settings of a task.",
 )
 
@@ -95,7 +95,8 @@ def headline_table(findings: Findings) -> tuple[tuple[str, ...], list[tuple[str,
 def compression(line: dict) -> str:
     """A headline in a cell; its interval is left out where it is a lower bound."""
     if math.isfinite(line["loss"]):
-        return f"{line['verdict']} (-{fixed(line['loss'], 3 if line['loss'] < 10 else 1)} at {line['largest']:.2f} ×)"
+        lost = fixed(line["loss"], 3 if line["loss"] < 10 else 1)
+        return f"{line['verdict']} (may lose {lost} at {line['largest']:.2f} ×)"
     if math.isnan(line["compression"]):
         return str(line["verdict"])
     if line["verdict"] == "beyond the grid":

@@ -27,7 +27,8 @@ class Bench:
 
     kind: `attention` or `decode`, which says what the rows are. machine: at least {"device": its name}; also memory
     (bytes), threads. versions: of the packages that were timed. when: ISO 8601. ceilings: what this machine was
-    measured to reach, {"copy": bytes/s, "matmul": flop/s}, None where it was not measured.
+    measured to reach, {"copy": bytes/s, "matmul": flop/s}, None where it was not measured. note: why rows that the
+    command asks for are missing, "" where none are.
     """
 
     kind: str
@@ -38,11 +39,12 @@ class Bench:
     when: str
     ceilings: dict[str, float | None]
     rows: tuple[BenchRow, ...]
+    note: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"kind={self.kind!r}: one of {', '.join(KINDS)} is needed")
-        for name in ("git", "command", "when"):
+        for name in ("git", "command", "when", "note"):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"{name}={getattr(self, name)!r}: text is needed")
         for name in ("machine", "versions", "ceilings"):
@@ -70,7 +72,7 @@ class Bench:
     @property
     def content(self) -> dict[str, Any]:
         """The record as JSON values."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "note" or self.note}
         return {"schema": SCHEMA, **values, "rows": [row.values for row in self.rows]}
 
     @property
@@ -100,12 +102,12 @@ def read(path: Path) -> Bench:
         if content.get("schema") != SCHEMA:
             raise ValueError(f"schema={content.get('schema')!r}: this version reads {SCHEMA}")
         names = {"schema", *(field.name for field in fields(Bench))}
-        if content.keys() != names:
+        if content.keys() | {"note"} != names:
             raise ValueError(f"its keys must be {', '.join(sorted(names))}; got {', '.join(sorted(content))}")
         if content["kind"] not in KINDS or not isinstance(content["rows"], list):
             raise ValueError(f"kind={content['kind']!r} must be one of {', '.join(KINDS)}, and rows a list")
         rows = tuple(read_row(content["kind"], place, row) for place, row in enumerate(content["rows"]))
-        bench = Bench(**{name: content[name] for name in names - {"schema", "rows"}}, rows=rows)
+        bench = Bench(**{name: content[name] for name in content.keys() - {"schema", "rows"}}, rows=rows)
         named = NAME.fullmatch(path.name)
         if named and named[1] != bench.key:
             raise ValueError(f"its content hashes to {bench.key}, not to its name: it was changed by hand")

@@ -23,6 +23,7 @@ from sparq_eval.results.store import RECORD, SAMPLES
 from sparq_eval.results.summary import summarise
 from sparq_eval.results.variants import name_variants
 
+REPORT = "report"  # the folder in which a report of the results lies beside them
 ORDER = ("dense", "sparq", "h2o", "lm_infinite", "flexgen")
 
 
@@ -74,7 +75,7 @@ def load(root: Path) -> Frames:
 
 
 def folders(root: Path) -> Iterator[Path]:
-    """Folders that hold a record; JSON that belongs to none, and is no benchmark's or analysis's, is named."""
+    """Folders that hold a record; JSON that is of none, and no benchmark's, analysis's or report's, is named."""
     for parent, below, names in os.walk(root):
         # what begins with a dot is no result: what was set aside lies there
         below[:] = sorted(name for name in below if not name.startswith("."))
@@ -82,8 +83,10 @@ def folders(root: Path) -> Iterator[Path]:
         if RECORD in names:
             yield folder
         for name in sorted(names):
-            own = name in (RECORD, PROMPTS) or (
-                name == SAMPLES and (RECORD in names or not (folder / name).stat().st_size)
+            own = (
+                name in (RECORD, PROMPTS)
+                or folder.name == REPORT
+                or (name == SAMPLES and (RECORD in names or not (folder / name).stat().st_size))
             )
             if name.endswith((".json", ".jsonl")) and not own and not is_bench(name) and not is_analysis(name):
                 left_out(folder / name, "no part of a record")

@@ -9,7 +9,7 @@ from pathlib import Path
 from sparq_eval.errors import UserError
 from sparq_eval.results.analysis import is_analysis, read_analysis
 from sparq_eval.results.bench import is_bench, read
-from sparq_eval.results.frames import Untrusted, read_record, settled_bytes
+from sparq_eval.results.frames import REPORT, Untrusted, read_record, settled_bytes
 from sparq_eval.results.prompts import PROMPTS, drop_lines
 from sparq_eval.results.prompts import read as read_prompts
 from sparq_eval.results.record import plain
@@ -47,10 +47,17 @@ def verify(root: Path) -> list[Finding]:
             found += in_record(folder, keys)
             found += [Finding(folder / name, "no part of a record") for name in sorted(set(names) - OURS)]
         else:
-            ours = [name for name in sorted(names) if name.endswith((".json", ".jsonl"))]
+            ours = [
+                name for name in sorted(names) if name.endswith((".json", ".jsonl")) and not of_report(folder, name)
+            ]
             for name in ours:
                 found += in_prompts(folder / name) if name == PROMPTS else by_itself(folder / name)
     return found
+
+
+def of_report(folder: Path, name: str) -> bool:
+    """Whether a file is a report's own, which lies beside the results and is none."""
+    return folder.name == REPORT and not (is_bench(name) or is_analysis(name) or name == PROMPTS)
 
 
 def in_prompts(path: Path) -> Iterator[Finding]:

@@ -33,27 +33,30 @@ def draw(paired: Paired) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def interval(draws: np.ndarray, paired: Paired) -> tuple[np.ndarray, np.ndarray]:
-    """Low and high ends, [R] each, of the 95 % interval of the mean difference; nan for one cluster.
+def interval(draws: np.ndarray, paired: Paired, tail: float | np.ndarray = TAIL) -> tuple[np.ndarray, np.ndarray]:
+    """Low and high ends, [R] each, of the interval of the mean difference; nan for one cluster.
+
+    tail: the chance that is left out at either end, one for all settings or [R]: 95 % remain if nothing is said.
 
     Where scores are not 0 or 1 the percentiles are moved outwards to what Student's t with C clusters needs
     (Hesterberg, 2015, "expanded percentile"); fewer than FEW clusters get Student's t itself. Scores of any size have
     no rule of three: where no such example differs, both ends are 0.
     """
     low, high = np.full((2, draws.shape[1]), np.nan)
+    tails = np.broadcast_to(tail, paired.mean.shape)
     for place, (mean, clusters) in enumerate(zip(paired.mean, paired.clusters.tolist(), strict=True)):
         if not np.isfinite(mean) or (clusters < 2 and not paired.binary[place]):
             continue
         if clusters < FEW and not paired.binary[place]:
-            reach = -t.ppf(TAIL, clusters - 1) * paired.error[place]
+            reach = -t.ppf(tails[place], clusters - 1) * paired.error[place]
             low[place], high[place] = mean - reach, mean + reach
             continue
-        tail = TAIL if paired.binary[place] else expanded(clusters)
-        low[place], high[place] = np.quantile(draws[:, place], (tail, 1 - tail))
+        cut = tails[place] if paired.binary[place] else expanded(clusters, tails[place])
+        low[place], high[place] = np.quantile(draws[:, place], (cut, 1 - cut))
     # at the end of a scale, all examples lost, the clusters that nobody saw pull the interval off what was measured
     return np.fmin(low, paired.mean + 0 * low), np.fmax(high, paired.mean + 0 * high)
 
 
-def expanded(clusters: int) -> float:
+def expanded(clusters: int, tail: float = TAIL) -> float:
     """The tail to cut off: the weights' variance is (C - 1) / (C + 1) of what it should be, and tails are t's."""
-    return float(norm.cdf(t.ppf(TAIL, clusters - 1) * np.sqrt((clusters + 1) / (clusters - 1))))
+    return float(norm.cdf(t.ppf(tail, clusters - 1) * np.sqrt((clusters + 1) / (clusters - 1))))

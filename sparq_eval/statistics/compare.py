@@ -17,7 +17,7 @@ NAMES = ["model", "task", "variant", "method", "settings", "key"]
 COMPARISONS = [
     *NAMES,
     *("samples", "clusters", "difference", "low", "high", "p", "q", "test"),
-    *("better", "worse", "gained", "lost", "more"),
+    *("better", "worse", "gained", "lost", "unscored", "more"),
 ]
 
 
@@ -28,11 +28,13 @@ def compare(frames: Frames) -> pd.DataFrame:
     samples: examples it shares with dense; clusters: what they are resampled by. difference: of the reported values,
     setting less dense, on these; low, high: 95 %, see `bootstrap.draw`. p, test: see `significance`; q: p among the
     settings of its model, task and variant. better, worse: q below 0.05, by the metric's direction. gained, lost: on
-    how many examples it scored better and worse. more: examples more to tell it from dense, see `power`; nan where it
-    is told already. Without dense, and where a score is not finite, numbers are nan and nothing is flagged.
+    how many examples it scored better and worse; unscored: on how many one side has no finite score. more: examples
+    more to tell it from dense, see `power`; nan where it is told already. Without dense, and where a score is not
+    finite, numbers are nan and nothing is flagged.
     """
     parts = []
-    nothing = {"samples": 0, "clusters": 0, "test": "", "better": False, "worse": False, "gained": 0, "lost": 0}
+    nothing = {"samples": 0, "clusters": 0, "test": "", "better": False, "worse": False}
+    nothing |= {"gained": 0, "lost": 0, "unscored": 0}
     for group in groups(frames):
         found = nothing if group.paired is None else describe(group.paired, group.upward)
         parts.append(group.settings[NAMES].assign(**found))
@@ -52,6 +54,7 @@ def describe(paired: Paired, upward: bool) -> dict[str, Any]:
         **{"difference": paired.mean, "low": low, "high": high, "p": p, "q": q, "test": tests},
         **{"better": told & (gap > 0), "worse": told & (gap < 0)},
         **{"gained": (gain > 0).sum(axis=0), "lost": (gain < 0).sum(axis=0)},
+        "unscored": np.isnan(gain).sum(axis=0),
         "more": np.where(told, np.nan, examples_more(paired.mean, paired.error, paired.samples)),
     }
 

@@ -22,7 +22,8 @@ class Line:
     """P settings from the largest budget to the smallest; gains are differences turned so that more is better.
 
     log: [P], log of the compression. mean, error, bound: [P], gain over dense, its standard error, the worse end of its
-    95 % interval. draws: [D, P], the gain in each draw. samples: [P], examples. note: what tells the line from others.
+    interval, which leaves out `tail` at either end. draws: [D, P], the gain in each draw. samples: [P], examples. note:
+    what tells the line from others.
     """
 
     log: np.ndarray
@@ -31,6 +32,7 @@ class Line:
     bound: np.ndarray
     draws: np.ndarray
     samples: np.ndarray
+    tail: float
     note: str
 
     def reach(self, margin: float) -> tuple[float, str]:
@@ -48,11 +50,12 @@ def headline(frames: Frames, margin: float = MARGIN) -> pd.DataFrame:
     dense's value for all others. The column margin is it in the metric's own units.
 
     compression is 1 / counted_ratio. A line of settings (see `lines`) is walked from its largest budget down, as long
-    as the worse end of the difference's two-sided 95 % interval stays within the margin. At the first budget where it
-    does not, the ends of this budget and of the one before are joined by a straight line in log(transfers), and the
-    headline is where that crosses the margin. As the walk ends there, testing many budgets costs no confidence. Of a
-    method's lines the one that reaches furthest counts; settings that left nothing out or have no counted transfers are
-    not used.
+    as the worse end of the difference's two-sided interval stays within the margin. At the first budget where it does
+    not, the ends of this budget and of the one before are joined by a straight line in log(transfers), and the headline
+    is where that crosses the margin. As the walk ends there, testing many budgets of a line costs no confidence. Of a
+    method's lines the one that reaches furthest counts, and choosing it does cost: with L lines each has an interval of
+    1 - 0.05 / L (Bonferroni), so that in 95 of 100 repetitions none of them shows more than is so. Settings that left
+    nothing out, have no counted transfers or move no less than dense are not used.
 
     low, high: 95 % interval of this number for other examples like these: each draw of the bootstrap moves the ends as
     it moves the differences, and is read off the same way; a draw that does not pass at the largest budget counts as
@@ -60,7 +63,8 @@ def headline(frames: Frames, margin: float = MARGIN) -> pd.DataFrame:
 
     verdict: `shown`; `not shown`, the largest budget may lose more than the margin; `beyond the grid`, the smallest
     budget still passes, and compression, which is its, is a lower bound; `nothing to lose`, dense's score is itself
-    within the margin of 0; `no dense`; `no transfers`. In all but the first and third compression is nan. largest, loss
+    within the margin of 0; `no dense`; `no transfers`; `no compression`, nothing moves less than dense. In all but the
+    first and third compression is nan. largest, loss
     where it is not shown: the largest budget's compression and what it may lose, the end of its interval. The note says
     which line it is and between which compressions, or what is missing.
     """
@@ -74,7 +78,8 @@ def headline(frames: Frames, margin: float = MARGIN) -> pd.DataFrame:
                 note = f"dense scores {group.dense['value']:.4g}"
                 rows.append(row(group, method, "nothing to lose", margin=limit, note=note))
             elif not lines[method]:
-                rows.append(row(group, method, "no transfers", margin=limit))
+                counted = (counted_settings(group)["method"] == method).any()
+                rows.append(row(group, method, "no compression" if counted else "no transfers", margin=limit))
             else:
                 rows.append(row(group, method, **best(lines[method], limit)))
     return pd.DataFrame(rows, columns=HEADLINE)
@@ -93,17 +98,25 @@ def lines_of(group: Group) -> dict[str, list[Line]]:
     if group.paired is None:
         return found
     paired, draws = group.paired, draw(group.paired)
-    low, high = interval(draws, paired)
+    counted = counted_settings(group)
+    usable = counted[counted["counted_ratio"] < 1]
+    parts = {str(method): list(split(of)) for method, of in usable.groupby("method", sort=False)}
+    tails = TAIL / group.settings["method"].map(lambda method: max(len(parts.get(method, ())), 1)).to_numpy()
+    low, high = interval(draws, paired, tails)
     sign, bound = (1, low) if group.upward else (-1, -high)
-    placed = group.settings.assign(place=range(len(group.settings)))
-    usable = placed[placed["active"] & np.isfinite(placed["counted_ratio"]) & (placed["counted_ratio"] > 0)]
-    for method, settings in usable.groupby("method", sort=False):
-        for note, _, points in split(settings):
+    for method, lines in parts.items():
+        for note, _, points in lines:
             ordered = points.sort_values("counted_ratio", ascending=False)
             log, at = -np.log(ordered["counted_ratio"].to_numpy(dtype=float)), ordered["place"].to_numpy()
             of_line = (sign * paired.mean[at], paired.error[at], bound[at], sign * draws[:, at], paired.samples[at])
-            found[str(method)].append(Line(log, *of_line, note))
+            found[method].append(Line(log, *of_line, tails[at[0]], note))
     return found
+
+
+def counted_settings(group: Group) -> pd.DataFrame:
+    """Those that left something out and whose transfers were counted; `place` is theirs among the group's."""
+    placed = group.settings.assign(place=range(len(group.settings)))
+    return placed[placed["active"] & np.isfinite(placed["counted_ratio"]) & (placed["counted_ratio"] > 0)]
 
 
 def row(group: Group, method: str, verdict: str, **values: Any) -> dict[str, Any]:
@@ -142,7 +155,7 @@ def missing(line: Line, margin: float) -> str:
     if not np.isfinite(line.bound[0]):
         return "the largest budget has no interval"
     said = f"the largest budget, at {np.exp(line.log[0]):.3g}, may lose {-line.bound[0]:.3g}"
-    more = examples_more(line.mean[:1] + margin, line.error[:1], line.samples[:1])[0]
+    more = examples_more(line.mean[:1] + margin, line.error[:1], line.samples[:1], line.tail)[0]
     if line.mean[0] > -margin and np.isfinite(more):
         said += f"; {more:,.0f} examples more would show it, if it goes on like this"
     return ": ".join(filter(None, (line.note, said)))

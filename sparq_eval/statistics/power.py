@@ -3,13 +3,15 @@
 import numpy as np
 from scipy.stats import norm
 
-REACH = norm.ppf(0.975) + norm.ppf(0.8)  # standard errors that 80 % power at 95 % needs
+POWER = 0.8
 
 
-def examples_more(gap: np.ndarray, error: np.ndarray, samples: np.ndarray) -> np.ndarray:
+def examples_more(gap: np.ndarray, error: np.ndarray, samples: np.ndarray, tail: float = 0.025) -> np.ndarray:
     """[R]: examples more until `gap` is told from 0 in four of five repetitions, if gap and spread stay as they are.
 
-    nan where there is no gap or no spread, or no more are needed.
+    tail: of the interval that is to leave 0 out, at either end. nan where there is no gap or no
+    spread, or no more are needed.
     """
-    more = np.ceil(samples * ((REACH * error / gap) ** 2 - 1))
+    reach = norm.ppf(1 - tail) + norm.ppf(POWER)  # standard errors
+    more = np.ceil(samples * ((reach * error / gap) ** 2 - 1))
     return np.where(np.isfinite(more) & (more > 0), more, np.nan)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from sparq_eval.progress import progress
+from sparq_eval.progress import progress, say
 from sparq_eval.report.bench.attention import attention_plots
 from sparq_eval.report.bench.decode import decode_plots
 from sparq_eval.report.bench.lines import assign_looks, name_lines
@@ -17,6 +17,9 @@ from sparq_eval.results.bench import Bench
 
 def write_benches(benches: Sequence[Bench], out: Path, published: Published) -> None:
     """Write all that the records give to `out`, in files whose names begin with `bench-`."""
+    for bench in benches:
+        if bench.note:
+            say(f"note: benchmark {bench.key} has not all that was asked for: {bench.note}")
     attention, decode = bench_rows(benches, "attention"), bench_rows(benches, "decode")
     labels = [label for rows in (attention, decode) if len(rows) for label in name_lines(rows)]
     looks = assign_looks(labels)

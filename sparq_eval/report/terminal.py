@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from rich.bar import Bar
@@ -19,13 +20,17 @@ HIGHEST = 1.5  # of dense's value that a bar shows
 # what gives way in a narrow terminal, first to last; settings become as narrow as NARROW, other columns are left out
 GIVING_WAY = ("nominal ratio", "seconds", "stderr", "samples", "settings", "ms a token", "95 % interval", "to dense")
 NARROW = 22
+BUDGETS = ("r=", "k=", "local=")
 
 
 def terminal_table(findings: Findings, console: Console) -> None:
     """Print a table for each model and task, and the headline below them."""
     for group in groups(findings):
         if console.is_terminal:
-            console.print(rich_table(group, console.width))
+            shorter, common = without_common(group)
+            console.print(rich_table(shorter, console.width))
+            if common:
+                console.print(Text(f"all of {', all of '.join(common)}\n", style="dim"))
         else:
             write_plain(console, aligned(group.title, group.header, group.rows))
     header, rows = headline_table(findings)
@@ -34,6 +39,25 @@ def terminal_table(findings: Findings, console: Console) -> None:
         console.print("\n".join(LEGEND), style="dim", highlight=False)
     elif rows:
         write_plain(console, "\n".join([aligned(HEADLINE, header, rows), *LEGEND]))
+
+
+def without_common(group: Group) -> tuple[Group, list[str]]:
+    """Settings without what all of a method share and is no budget; and, by method, what that is."""
+    words: dict[str, list[list[str]]] = {}
+    for method, settings, *_ in group.rows:
+        words.setdefault(method, []).append(settings.split())
+    common = {
+        method: [word for word in every[0] if not word.startswith(BUDGETS) and all(word in other for other in every)]
+        for method, every in words.items()
+        if len(every) > 1
+    }
+    rows = []
+    for method, settings, *others in group.rows:
+        rows.append(
+            (method, " ".join(word for word in settings.split() if word not in common.get(method, ())), *others)
+        )
+    said = [" ".join([f"{method}:", *shared]) for method, shared in common.items() if shared]
+    return replace(group, rows=tuple(rows)), said
 
 
 def rich_table(group: Group, width: int) -> Table:

@@ -25,10 +25,12 @@ from sparq_eval.evaluate.settings import Settings, check_pins, read_settings
 from sparq_eval.overrides import CONFIGS, check_overrides, pins
 from sparq_eval.report.findings import find
 from sparq_eval.report.latex import latex
+from sparq_eval.report.page import write_page
 from sparq_eval.report.tables import markdown, results_csv, samples_csv
 from sparq_eval.report.terminal import terminal_table
 from sparq_eval.results import load
 from sparq_eval.results.exchange import from_lm_eval
+from sparq_eval.results.prompts import load_prompts
 from sparq_eval.results.rows import parse
 from sparq_eval.results.verify import verify
 from sparq_eval.sweep.cells import Words
@@ -154,6 +156,7 @@ def report(root: Path) -> None:
         markdown(findings)
         latex(findings)
         terminal_table(findings, Console(file=io.StringIO()))
+        write_page(findings.frames, findings.comparisons, findings.headline, load_prompts(root), root)
 
 
 def mutated(content: bytes, data: st.DataObject) -> bytes:

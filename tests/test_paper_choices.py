@@ -10,6 +10,7 @@ import pytest
 from made_records import measure, moved
 from test_paper import sparq
 
+from sparq_eval.errors import UserError
 from sparq_eval.report.panel import emptiest
 from sparq_eval.report.paper import draw_figures
 from sparq_eval.report.paper.ablations import unfolded
@@ -158,6 +159,10 @@ def test_analyses_are_filtered_as_records_are(tmp_path: Path) -> None:
         (tmp_path / "records" / file.name).write_bytes(file.read_bytes())
     found = load_sources(tmp_path / "records", None, models=["smollm2-135m"]).analyses
     assert [one.name for one in found] == ["smollm2-135m"]
+    twin = load_sources(tmp_path / "records", None, models=["smollm2-135m-mha"])
+    assert [one.name for one in twin.analyses] == ["smollm2-135m-mha"] and twin.records.empty
+    with pytest.raises(UserError, match="model=mine: no record has it"):
+        load_sources(tmp_path / "records", None, models=["mine"])
 
 
 def test_published_files_are_read_where_they_are_needed(shared: Path, tmp_path: Path) -> None:

@@ -82,16 +82,24 @@ def load_sources(
     """
     paper = Paper(published)
     benches, analyses = load_benches(root), load_analyses(root)
+    chosen = [one for one in analyses if one.name in (models or [one.name]) and one.task in (tasks or [one.task])]
+    nothing = Frames(pd.DataFrame(columns=list(COLUMNS)), pd.DataFrame(columns=["model", "task", "key", "id", "score"]))
     try:
-        frames = choose(load(root), models, tasks, methods)
+        frames = load(root)
     except NoRecords:
         if not (benches or analyses) and published is None:
             raise
-        nothing = pd.DataFrame(columns=["model", "task", "key", "id", "score"])
-        frames = Frames(pd.DataFrame(columns=list(COLUMNS)), nothing)
-    analyses = [one for one in analyses if one.name in (models or [one.name]) and one.task in (tasks or [one.task])]
+        frames = nothing
+    else:
+        try:
+            frames = choose(frames, models, tasks, methods)
+        except UserError:
+            # what is filtered may be known from analyses alone
+            if not (chosen and (models or tasks)):
+                raise
+            frames = nothing
     attention, decode = bench_rows(benches, "attention"), bench_rows(benches, "decode")
-    return Sources(frames.records, frames.samples, attention, decode, analyses, paper, transfers)
+    return Sources(frames.records, frames.samples, attention, decode, chosen, paper, transfers)
 
 
 def main_settings(records: pd.DataFrame) -> pd.DataFrame:

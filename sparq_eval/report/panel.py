@@ -134,7 +134,8 @@ def mark_hidden(axes: Axes, panel: Panel, looks: dict[str, Look], ends: tuple[fl
         # what is beside the axes takes some of the panel's width
         size = min(len(text) / (1.5 * ACROSS * max(width - 0.7, 1)), 0.96), 0.12
         x, y = emptiest(on_axes(axes, panel, hidden, worst), size)
-        x, side = (x, "left") if x < 0.1 else (0.98, "right")
+        # a text may be somewhat longer than it was thought
+        x, side = (0.02, "left") if x <= 0.02 else (x + size[0], "right")
         axes.annotate(text, (x, y), xycoords="axes fraction", ha=side, fontsize=6.5, color="#555555", bbox=paper)
 
 
@@ -142,19 +143,25 @@ def on_axes(axes: Axes, panel: Panel, hidden: Sequence[tuple], worst: float) -> 
     """What is drawn as points in fractions of the axes: marks, and lines between them."""
     data = [line.points[["x", "value"]].to_numpy(dtype=float) for line in panel.lines]
     data += [np.array([[x, worst]]) for x, _, _ in hidden]
+    data += [np.array([[end, value] for end in axes.get_xlim()]) for value in panel.dense["value"].dropna()]
     found = []
     for points in data:
         placed = axes.transAxes.inverted().transform(axes.transData.transform(points))
-        steps = np.linspace(0, 1, 100)[:, None]
-        found += [placed, *(one + steps * (other - one) for one, other in pairwise(placed))]
+        # a mark takes more room than a line
+        found += [placed] * 5
+        for one, other in pairwise(placed[np.isfinite(placed).all(axis=1)]):
+            # as many points as the line is long
+            steps = np.linspace(0, 1, min(2 + int(60 * np.hypot(*(other - one))), 1000))
+            found.append(one + steps[:, None] * (other - one))
     return np.concatenate(found)
 
 
 def emptiest(points: np.ndarray, size: tuple[float, float]) -> tuple[float, float]:
-    """The corner, or place above the lower ones, where a box of this size covers the fewest points; of equal ones the
-    first. All in fractions of the axes.
+    """The lower left corner of a box of this size that covers the fewest points, the lowest of equal ones. All in
+    fractions of the axes.
     """
-    places = [(x, y) for y in (0.04, 0.14, 0.3, 0.45, 0.6, 0.75) for x in (0.02, max(0.02, 0.98 - size[0]))]
+    across, up = np.linspace(0.02, max(0.02, 0.98 - size[0]), 7), np.linspace(0.04, 0.76, 13)
+    places = [(float(x), float(y)) for y in up for x in across]
     pad = 0.03
 
     def covered(place: tuple[float, float]) -> int:

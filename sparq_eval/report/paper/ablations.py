@@ -172,8 +172,10 @@ def by_temperature(title: str, own: pd.DataFrame, theirs: pd.DataFrame, sources:
 
 def bars(records: pd.DataFrame, theirs: bool = False) -> Sequence[Series]:
     made = []
+    several = records["r"].nunique() if len(records) else 0
     for place, (r, group) in enumerate(records.groupby("r") if len(records) else ()):
-        x = group["temperature"].map(list(TEMPERATURES).index)
+        # side by side, so that no error bar hides another
+        x = group["temperature"].map(list(TEMPERATURES).index) + 0.08 * (place - (several - 1) / 2)
         points = pd.DataFrame({"x": x, "y": group["value"]}).sort_values("x")
         look = HUES[place % len(HUES)], MARKS[place % len(MARKS)]
         if theirs:

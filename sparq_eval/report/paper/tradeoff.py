@@ -56,7 +56,8 @@ def family(sources: Sources, figure: str) -> Drawing:
         for one in drawing.pictures
     ]
     records = [key for drawing in drawings for key in drawing.records]
-    return Drawing(pictures, records, lacking, list(dict.fromkeys(note for one in drawings for note in one.notes)))
+    told = [note for drawing in drawings for note in drawing.notes]
+    return Drawing(pictures, records, lacking, list(dict.fromkeys([*notes, *told])))
 
 
 def left_out(sources: Sources, shown: Sequence[tuple[str, str]]) -> list[str]:

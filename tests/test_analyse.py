@@ -32,8 +32,10 @@ from sparq_eval.methods import Shape
 from sparq_eval.methods.sparq import TEMPERATURES, projection
 from sparq_eval.report.analysis import draw_analyses
 from sparq_eval.report.analysis.draw import newest
+from sparq_eval.report.analysis.panels import coverage_rows, figE2_row, paired
+from sparq_eval.report.analysis.published import read_published
 from sparq_eval.request import Request
-from sparq_eval.results.analysis import Analysis, compact, load_analyses, read_analysis
+from sparq_eval.results.analysis import PARTS, Analysis, compact, load_analyses, read_analysis
 from sparq_eval.results.frames import folders
 from sparq_eval.results.tidy import rubbish
 from sparq_eval.results.verify import verify
@@ -243,7 +245,11 @@ def test_a_layer_with_a_window_is_looked_at_through_it() -> None:
     found.close()
     # what does not leave anything out in a window of 9 is known of the other layers alone
     assert found.of[20].tolist() == [int(window is None) for window in layer_windows(CONFIGS[kind])]
-    assert all(0 < row["mean"] <= 1 for row in found.statistics()["agreement"])
+    statistics = found.statistics()
+    assert all(0 < row["mean"] <= 1 for row in statistics["agreement"])
+    unlimited = [window is None for window in layer_windows(CONFIGS[kind])]
+    for row in statistics["coverage"]:
+        assert np.isfinite(row["heads"]).all(axis=1).tolist() == unlimited
 
 
 def test_nothing_that_is_kept_grows_with_a_prompt() -> None:
@@ -263,6 +269,10 @@ def test_budgets_are_whole_and_leave_something_out() -> None:
     requests = [Request(0, "", tuple(range(100)), 100), Request(1, "", tuple(range(300)), 300)]
     assert choice(Shape(2, 2, 64), None, None, requests) == Choice(32, (4, 8, 16, 32), (32, 64, 128, 256), 64, 100)
     assert choice(Shape(2, 2, 64), [0.25, 3], 16, requests) == Choice(32, (3, 16), (16,), 16, 100)
+    assert choice(Shape(2, 2, 64), None, [9, 64, 80], requests, [None, 9]).k == 80
+    assert choice(Shape(2, 2, 64), None, [9, 64, 80], requests, [70, 30]).k == 64
+    with pytest.raises(UserError, match="k=64: no layer sees more than 30 tokens, so nothing would be left out"):
+        choice(Shape(2, 2, 64), None, 64, requests, [30, 20])
     with pytest.raises(UserError, match="k=100: the shortest prompt has 100 tokens"):
         choice(Shape(2, 2, 64), None, [100, 200], requests)
     with pytest.raises(UserError, match="r=65: at most the model's head size, 64"):
@@ -337,7 +347,7 @@ def test_every_figure_is_drawn_for_each_model_and_task_from_its_newest_record(bo
     assert newest([old, other, new]) == [new, other]
     written = draw_analyses([old, new], tmp_path / "out", published(tmp_path))
     names = {f"{name}_tiny--one_squad" for name in ("fig4", "figE1", "figE2")}
-    assert {path.name for path in written} == {f"{n}{end}" for n in names for end in (".svg", ".png")} | {
+    assert {path.name for path in written} == {f"{n}{end}" for n in names for end in (".svg", ".png", ".csv")} | {
         "table1.csv",
         "table1.md",
     }
@@ -350,6 +360,77 @@ def test_every_figure_is_drawn_for_each_model_and_task_from_its_newest_record(bo
     assert own["values"] == pytest.approx(found["correlation"]["values"]["sequence"]["excess"], rel=1e-5)
     assert own["keys"] == pytest.approx(found["correlation"]["keys"]["sequence"]["excess"], rel=1e-5)
     assert own["published: values, Llama 2 7B"] == 0.21
+
+
+def through_windows(ks: tuple[int, ...]) -> dict[str, Any]:
+    """Statistics of a model whose first and last layers see 9 positions."""
+    kind = "mqa with soft caps and windows"
+    shape = shape_of(CONFIGS[kind])
+    found = Gathered(Choice(5, (2, 4), ks, ks[-1], 10), shape, 3)
+    observe(Engine(tiny_model(kind), Letters()), tiny_requests([30])[0].prompt, found.see)
+    found.close()
+    return compact(found.statistics())
+
+
+def test_agreement_is_drawn_over_the_kurtosis_of_its_own_layer(tmp_path: Path) -> None:
+    statistics = through_windows((20,))
+    windows = layer_windows(CONFIGS["mqa with soft caps and windows"])
+    assert windows == [9, None, 9]
+    row = next(row for row in statistics["agreement"] if "heads" in row)
+    assert [None in layer for layer in row["heads"]] == [True, False, True]
+    kurtosis = statistics["queries"]["kurtosis"]
+    found, tails = paired(row["heads"], kurtosis)
+    assert np.isfinite(found).all(axis=1).tolist() == [False, True, False]
+    assert tails[1] == pytest.approx(np.reshape(kurtosis[1], (found.shape[1], -1)).mean(axis=-1))
+    # records that left such layers out do not say which
+    assert paired([row["heads"][1]], kurtosis)[0].size == 0
+    model = {"name": "tiny/one", "layers": 3, "heads": 1, "groups": 4, "head_size": 8}
+    draw_analyses([analysis(statistics, model=model)], tmp_path)
+    drawn = pd.read_csv(tmp_path / "figE2_tiny--one_squad.csv")
+    assert set(drawn["layer"]) == {1} and drawn["x"].to_list() == pytest.approx(tails[1].tolist())
+
+
+def test_an_analysis_in_which_nothing_was_left_out_is_drawn_all_the_same(both: Any, tmp_path: Path) -> None:
+    made = analysis(both("gqa")[0] | {"agreement": [], "coverage": []})
+    draw_analyses([made], tmp_path)
+    assert "(f) nothing was left out" in (tmp_path / "fig4_tiny--one_squad.svg").read_text()
+    assert "nothing was left out" in (tmp_path / "figE2_tiny--one_squad.svg").read_text()
+    assert set(pd.read_csv(tmp_path / "fig4_tiny--one_squad.csv")["panel"]) == {"a", "b", "c", "d"}
+
+
+def test_figures_have_their_numbers_beside_them(both: Any, tmp_path: Path) -> None:
+    found, _ = both("gqa")
+    made = analysis(found)
+    draw_analyses([made], tmp_path)
+    four, one, two = (pd.read_csv(tmp_path / f"{name}_tiny--one_squad.csv") for name in ("fig4", "figE1", "figE2"))
+    statistics = made.statistics
+    for panel, expected in (("b", statistics["mass"]["heads"]), ("d", statistics["queries"]["kurtosis"])):
+        drawn = four[four["panel"] == panel].pivot_table(index="layer", columns="head", values="y")
+        assert drawn.to_numpy() == pytest.approx(np.array(expected))
+    at_k = {row["r"]: row["mean"] for row in statistics["agreement"] if row["score"] == "query" and row["k"] == 8}
+    e = four[(four["panel"] == "e") & (four["line"] == "query")]
+    assert dict(zip(e["x"], e["y"], strict=True)) == at_k
+    assert set(four.loc[four["panel"] == "f", "line"]) == set(TEMPERATURES)
+    assert four[four["panel"] == "a"]["y"].sum() == pytest.approx(1)
+    assert len(one[one["panel"] == "b, c"]) == len(two) * CONFIGS["gqa"].num_attention_heads / 2 == 12
+
+
+def test_figures_show_the_papers_shares_of_the_head_size() -> None:
+    rows = [{"r": r, "temperature": "none"} for r in (8, 16, 32, 64)]
+    assert coverage_rows(rows, 128) == [rows[2]] and coverage_rows([], 128) == []
+    agreement = [{"r": r, "heads": []} for r in (8, 16, 32, 64)] + [{"r": 15}]
+    one = analysis({name: {} for name in PARTS} | {"agreement": agreement})
+    assert figE2_row(replace(one, model=one.model | {"head_size": 128})) == agreement[1]
+
+
+def test_each_published_error_is_beside_its_temperature(tmp_path: Path) -> None:
+    names = {"tau=1": "none", "sqrt(r)": "sqrt_r", "sqrt(d_h)": "sqrt_d", "coverage": "coverage"}
+    cell = '"{}","{}"'.format(" | ".join(names), "0.1 | 0.2 | 0.3 | 0.4")
+    (tmp_path / "tables.csv").write_text(f"table,row,column,value\nFig 4f,alpha,{cell}\n")
+    assert read_published(tmp_path).rmse == {"none": 0.1, "sqrt_r": 0.2, "sqrt_d": 0.3, "coverage": 0.4}
+    (tmp_path / "tables.csv").write_text("table,row,column,value\nFig 4f,alpha,cold,0.1\n")
+    with pytest.raises(UserError, match=r"^published=.*: tables.csv has a cell that is not the paper's"):
+        read_published(tmp_path)
 
 
 def test_without_records_nothing_is_drawn_and_without_its_file_the_papers_numbers_are_missed(tmp_path: Path) -> None:

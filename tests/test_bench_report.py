@@ -14,18 +14,20 @@ import numpy as np
 import pandas as pd
 import pytest
 from bench_fixture import CPU, GPU, attention, bench, decode, everything, timed
+from matplotlib.figure import Figure
 from test_report import measure
 
 from sparq_eval.errors import UserError
 from sparq_eval.report import write_report
 from sparq_eval.report.bench.attention import attention_plots, nearest
 from sparq_eval.report.bench.decode import decode_plots
-from sparq_eval.report.bench.lines import assign_looks, brief, drawn, name_budgets, name_lines
+from sparq_eval.report.bench.lines import assign_looks, brief, drawn, name_budgets, name_lines, theory
 from sparq_eval.report.bench.published import read_published
 from sparq_eval.report.bench.roofline import intensity, intensity_plot, roofline_plots
 from sparq_eval.report.bench.rows import SIZES, bench_rows
 from sparq_eval.report.canvas import fitting, wrapped
-from sparq_eval.report.chart import Plot, short, write_plot
+from sparq_eval.report.chart import Chart, Plot, Series, draw, short, write_plot
+from sparq_eval.report.paper.kernels import joined
 from sparq_eval.results import AttentionRow, Bench, DecodeRow, load, load_benches
 from sparq_eval.results.bench import read
 
@@ -320,6 +322,45 @@ def test_one_batch_or_one_budget_is_drawn_once() -> None:
     rows.append(replace(SPARQ, B=8, k=128))
     names = [plot.name.rpartition("-")[2] for plot in plots_of([bench(rows)])]
     assert names == ["positions", "batches", "budgets", "roofline"]
+
+
+def test_budgets_are_shown_at_the_batch_that_has_most_of_them() -> None:
+    rows = [replace(row, B=B) for row in (DENSE, SPARQ) for B in (4, 64)] + [replace(SPARQ, k=k) for k in (128, 256)]
+    [plot] = [plot for plot in plots_of([bench(rows)]) if plot.name.endswith("-budgets")]
+    assert plot.title.endswith(": B=4") and len(plot.charts) == 3
+
+
+def test_a_line_with_several_budgets_in_one_panel_names_them_in_all() -> None:
+    sparse = replace(TOKEN, method="sparq", implementation="sparq triton", copy="same", r=16, k=64)
+    narrow = replace(sparse, copy="fp8")
+    here = bench([TOKEN, sparse, narrow, replace(sparse, k=128)])
+    there = bench([replace(row, dtype="bfloat16") for row in (TOKEN, sparse)])
+    [plot] = [plot for plot in plots_of([here, there]) if plot.name.endswith("-token")]
+    names = sorted(sorted(points_of(plot, chart)) for chart in (0, 2))
+    first, second = "SparQ triton r=16 k=128", "SparQ triton r=16 k=64"
+    assert names == [[first, second, "SparQ triton, fp8 copy", "dense, fastest"], [second, "dense, fastest"]]
+
+
+def test_a_single_point_is_seen_whole() -> None:
+    figure = Figure()
+    axes = figure.subplots()
+    points = pd.DataFrame({"x": [4096.0], "y": [21.2], "low": [21.2], "high": [21.2]})
+    draw(axes, Chart("", "S", "ms", [Series("dense", points, "black", "o")], linear=True), 3.0)
+    assert axes.get_ylim()[1] > 21.2 * 1.04
+    rows = bench_rows([bench([DENSE, SPARQ])], "attention").assign(line="SparQ triton")
+    [allowed] = theory(rows[rows["method"] == "sparq"], assign_looks(["SparQ triton"]))
+    assert allowed.marker == ".", "what bytes allow is no line there"
+
+
+def test_what_all_panels_have_in_common_is_in_the_title() -> None:
+    rows = [DENSE, SPARQ]
+    other = [replace(row, dtype="bfloat16") for row in rows]
+    plots = [plot for plot in plots_of([bench(rows), bench(other)]) if plot.name.endswith("-positions")]
+    one = joined("fig8", "attention", plots, 2)
+    assert one.title == "attention: H100 80GB HBM3, H=8, G=1, D=64"
+    titles = {chart.title for chart in one.charts}
+    assert titles == {f"{dtype}: B=4, r=16, k=64" for dtype in ("float16", "bfloat16")}
+    assert joined("fig8", "attention", plots[:1], 2).charts[0].title == "B=4, r=16, k=64"
 
 
 @pytest.mark.parametrize("width", [1.5, 3.4, 7.0])

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from test_report import measure
 
+from sparq_eval.analyse.__main__ import check_used
 from sparq_eval.bench.__main__ import parser as bench_parser
 from sparq_eval.errors import UserError
 from sparq_eval.evaluate.settings import read_settings
@@ -24,7 +26,7 @@ from sparq_eval.report.paper import draw_figures
 from sparq_eval.report.paper.catalogue import CATALOGUE
 from sparq_eval.report.paper.needle import cells, compressions, depth_of
 from sparq_eval.report.paper.sources import Sources, load_sources, main_settings
-from sparq_eval.report.paper.table2 import interpolate
+from sparq_eval.report.paper.table2 import interpolate, rows_of
 from sparq_eval.report.paper.table3 import bins
 from sparq_eval.results import Identity, Row, Store, load
 from sparq_eval.results.analysis import load_analyses
@@ -32,6 +34,7 @@ from sparq_eval.results.analysis import load_analyses
 LENGTHS, DEPTHS = (896, 1920, 9088), (0.0, 0.25, 1.0)
 NEEDLES = (("dense", {}, 1.0), ("sparq", {"k": 0.125, "r": 16}, 0.25), ("h2o", {"k": 0.25}, 0.25))
 TASKS = ("squad", "repetition")
+MISTRAL = ("mistral-7b", "triviaqa")
 
 
 def needles(root: Path, model: str) -> None:
@@ -133,7 +136,9 @@ def accepted(command: str) -> None:
         bench_parser().parse_args(words)
         return
     if program == "sparq_eval.analyse":
-        assert words == ["model=llama2-7b"]
+        check_overrides(words)
+        check_used(words)
+        assert {"model=llama2-7b", "task=squad"} <= set(words)
         return
     assert program == "sparq_eval"
     grids = {path.stem for path in (CONFIGS / "grid").glob("*.yaml")}
@@ -158,10 +163,12 @@ def test_what_is_missing_has_a_command_that_the_command_line_accepts(
     files = draw_figures(["all"], bare, tmp_path)
     assert {name for name, written in files.items() if written} == {"figC1"}, "a formula needs no record"
     lines = capsys.readouterr().out.splitlines()
+    last = [line for line in lines if line.startswith("missing: ")]
+    assert lines[-len(last) :] == last, "what is missing comes last"
     for name in files.keys() - {"figC1"}:
-        place = lines.index(f"{name}: not drawn, there are no records for it")
-        assert lines[place + 1].startswith("missing: "), name
-    found = [line.split(": ", 2)[2] for line in lines if line.startswith("missing: ") and "above" not in line]
+        assert f"{name}: not drawn, there are no records for it" in lines
+        assert any(re.search(rf"[( ]{name}[,)]", line) for line in last), name
+    found = [line[line.index("): python -m") + 3 :] for line in last]
     assert len(found) == len(set(found)) > 40, "a command is named once"
     tasks = {path.stem for path in (Path(__file__).parents[1] / "tasks").glob("*.yaml")}
     alike: dict[str, str] = {}
@@ -243,9 +250,12 @@ def test_heatmaps_and_bins_are_means_of_the_answers(sources: Sources, drawn: tup
 
 def test_of_settings_with_one_compression_the_nearest_is_drawn() -> None:
     rows = [("m", "dense", "d", 1.0), ("m", "h2o", "a", 0.3), ("m", "h2o", "b", 0.26), ("m", "h2o", "c", 0.12)]
-    rows += [("other", "h2o", "e", 0.3), ("m", "sparq", "f", math.nan)]
-    records = pd.DataFrame(rows, columns=["model", "method", "key", "counted_ratio"])
-    assert compressions(records) == {"d": 1, "b": 4, "c": 8, "e": 4}
+    rows += [("other", "h2o", "e", 0.3), ("m", "sparq", "f", math.nan), ("m", "sparq", "g", 0.27)]
+    records = pd.DataFrame(rows, columns=["model", "method", "key", "counted_ratio"]).assign(settings="{}")
+    assert compressions(records) == {"d": 1, "b": 4, "c": 8, "e": 4, "g": 4}
+    oracle = records.tail(1).assign(key="h", counted_ratio=0.25, settings='{"score": "oracle"}')
+    assert compressions(pd.concat([records, oracle]))["g"] == 4, "an ablation is no SparQ"
+    assert compressions(records.assign(nominal_ratio=0.5), "nominal_ratio") == {"d": 1, "a": 2, "e": 2, "f": 2}
 
 
 def test_every_length_has_a_bin() -> None:
@@ -286,7 +296,7 @@ def test_table_2_names_the_nearest_setting(drawn: tuple[Path, dict], sources: So
     records = main_settings(sources.settings_of("mine", "squad"))
     ratios = records[records["method"] == "sparq"].set_index("key")["counted_ratio"]
     for compression in (2, 4, 8):
-        near = (np.log(ratios * compression)).abs().idxmin()
+        near = (ratios - 1 / compression).abs().idxmin()
         assert one.loc[compression, "ratio"] == pytest.approx(ratios[near])
         assert str(one.loc[compression, "key"]).split()[0] == near
     assert one.loc[1, "nearest"] == pytest.approx(records.iloc[0]["value"])
@@ -317,7 +327,7 @@ def test_the_records_of_another_model_are_drawn_where_the_papers_are_missing(
     assert lines[0].endswith(" and others, all in fig1.json")
     assert set(pd.read_csv(tmp_path / "fig1.csv")["model"]) == {"mine"}
     assert [line.split(": ")[1] for line in lines[1:]] == [
-        f"llama2-13b {task}" for task in ("squad", "wikitext_bpc", "repetition")
+        f"llama2-13b {task} (fig1)" for task in ("squad", "wikitext_bpc", "repetition")
     ]
 
 
@@ -327,8 +337,9 @@ def test_analyses_draw_for_themselves(tmp_path: Path, capsys: pytest.CaptureFixt
     draw_figures(["figE1", "table1"], root, tmp_path)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("figE1: wrote figE1_") and f"from {len(keys)} records: " in lines[0]
-    assert lines[1] == "missing: analysis of llama2-7b: python -m sparq_eval.analyse model=llama2-7b"
-    assert lines[2].startswith(f"table1: wrote table1.csv, table1.md to {tmp_path}/ from {len(keys)} records: ")
+    command = "python -m sparq_eval.analyse model=llama2-7b task=squad samples=40 truncate=left"
+    assert lines[2:] == [f"missing: analysis of llama2-7b (figE1, table1): {command}"]
+    assert lines[1].startswith(f"table1: wrote table1.csv, table1.md to {tmp_path}/ from {len(keys)} records: ")
     assert json.loads((tmp_path / "figE1.json").read_text())["records"] == sorted(keys)
     assert set(pd.read_csv(tmp_path / "table1.csv")["record"]) == set(keys)
 
@@ -362,6 +373,9 @@ def test_published_curves_lie_under_ours(
         assert set(json.loads((tmp_path / f"{name}.json").read_text())["records"]) <= keys, (
             "what is published is no record"
         )
+    rows = rows_of(replace(sources, records=sources.paper.curves.query("figure.str.startswith('Fig A')")), *MISTRAL)
+    [cell] = [row for row in rows if (row["method"], row["compression"]) == ("sparq", 8)]
+    assert (cell["nearest"], cell["setting"]) == (0.7897, "r=8 k=128"), "the paper's Table 2 has 0.790"
     table = pd.read_csv(tmp_path / "table2.csv").set_index(["model", "task", "method", "compression"])
     assert table.loc[("llama2-13b", "squad", "lm_infinite", 8), "published"] == pytest.approx(0.301)
     third = pd.read_csv(tmp_path / "table3.csv")

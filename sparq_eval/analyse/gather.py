@@ -100,10 +100,13 @@ class Gathered:
         }
 
     def agreed(self, score: str, r: int, k: int) -> dict[str, Any]:
+        """heads: nan in a layer whose window is never longer than k."""
         examples = self.of[k]
-        heads = self.found[score, r, k][examples > 0] / examples[examples > 0, None]
-        low, middle, high = np.quantile(heads, (0.1, 0.5, 0.9))
-        row = {"score": score, "r": r, "k": k, "mean": heads.mean(), "low": low, "median": middle, "high": high}
+        with np.errstate(invalid="ignore"):
+            heads = self.found[score, r, k] / examples[:, None]
+        some = heads[examples > 0]
+        low, middle, high = np.quantile(some, (0.1, 0.5, 0.9))
+        row = {"score": score, "r": r, "k": k, "mean": some.mean(), "low": low, "median": middle, "high": high}
         return row | ({"heads": heads} if score == "query" and k == min(self.choice.ks) else {})
 
 
@@ -142,10 +145,13 @@ class Coverage:
             np.add.at(sums, bins, values)
 
     def summary(self) -> dict[str, Any]:
-        """rmse, bias: over heads, examples. mean, deviation: of estimates by bins of the truth; nan where none."""
+        """rmse, bias: over heads, examples. heads: of each, nan where a layer has no examples. mean, deviation: of
+        estimates by bins of the truth; nan where none.
+        """
         seen = self.examples > 0
         heads = self.examples[seen].sum() * self.error.shape[1]
         with np.errstate(invalid="ignore", divide="ignore"):
+            by_head = np.sqrt(self.square / self.examples[:, None])
             mean = self.sums / self.counts
             deviation = np.sqrt(np.maximum(self.squares / self.counts - mean**2, 0))
         return {
@@ -153,7 +159,7 @@ class Coverage:
             "bias": self.error.sum() / heads,
             "rmse_of_chosen": np.sqrt(self.chosen_square / heads),
             "bias_of_chosen": self.chosen_error / heads,
-            "heads": np.sqrt(self.square[seen] / self.examples[seen, None]),
+            "heads": by_head,
             "edges": SHARES,
             "counts": self.counts.astype(np.int64),
             "mean": mean,

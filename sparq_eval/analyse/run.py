@@ -19,7 +19,7 @@ from sparq_eval.evaluate.settings import Settings, whole_numbers
 from sparq_eval.harness.task import Task
 from sparq_eval.hf.checkpoint import Checkpoint, open_checkpoint
 from sparq_eval.hf.engine import Engine
-from sparq_eval.hf.families import check_family, context_length, shape_of
+from sparq_eval.hf.families import check_family, context_length, layer_windows, shape_of
 from sparq_eval.hf.observe import observe
 from sparq_eval.hf.placement import find_devices, place
 from sparq_eval.hf.selfcheck import self_check
@@ -48,7 +48,8 @@ def run(settings: Settings, rs: Any = None, ks: Any = None) -> Iterator[Path]:
     shape = shape_of(checkpoint.config)
     opened = [task for name in settings.tasks for task in open_tasks(name, settings, checkpoint)]
     prompts = [(task, choose(task, settings.samples, checkpoint)) for task in opened]
-    choices = [choice(shape, rs, ks, requests) for _, requests in prompts]
+    windows = layer_windows(checkpoint.config)
+    choices = [choice(shape, rs, ks, requests, windows) for _, requests in prompts]
     placement = place(str(devices[0]), checkpoint, settings.dtype)
     count = sum(len(requests) for _, requests in prompts)
     say(f"{count:,} prompts to look at: {checkpoint.name}, {placement}")
@@ -79,8 +80,12 @@ def choose(task: Task, samples: int, checkpoint: Checkpoint) -> list[Request]:
     return requests
 
 
-def choice(shape: Shape, rs: Any, ks: Any, requests: Sequence[Request]) -> Choice:
-    """Budgets as whole numbers: r by default powers of two below the head size; UserError for those that cannot be."""
+def choice(
+    shape: Shape, rs: Any, ks: Any, requests: Sequence[Request], windows: Sequence[int | None] = (None,)
+) -> Choice:
+    """Budgets as whole numbers: r by default powers of two below the head size; UserError for those that cannot be.
+    windows: of the layers, None where one sees everything.
+    """
     powers = [2**n for n in range(2, 12) if 2**n < shape.head_size] or [1]
     given = powers if rs is None else rs if isinstance(rs, list) else [rs]
     try:
@@ -91,7 +96,10 @@ def choice(shape: Shape, rs: Any, ks: Any, requests: Sequence[Request]) -> Choic
     shortest = min(len(request.prompt) for request in requests)
     if counted[0] >= shortest:
         raise UserError(f"k={counted[0]}: the shortest prompt has {shortest} tokens, so nothing would be left out")
-    fitting = [k for k in counted if k < shortest]
+    widest = max(shortest if window is None else window for window in windows)
+    if counted[0] >= widest:
+        raise UserError(f"k={counted[0]}: no layer sees more than {widest} tokens, so nothing would be left out")
+    fitting = [k for k in counted if k < min(shortest, widest)]
     near = COVERED if COVERED in fitting else fitting[-1]
     return Choice(TOP, tuple(sorted(resolved)), tuple(counted), near, min(TAIL, shortest))
 

@@ -60,7 +60,12 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sparq_eval.report", description=__doc__)
     parser.add_argument("results", type=Path, metavar="RESULTS", help="folder with records of runs and benchmarks")
     parser.add_argument("--out", type=Path, help=f"folder to write to (RESULTS/{REPORT})")
-    parser.add_argument("--model", nargs="+", default=(), help="only these models (filters leave benchmarks alone)")
+    parser.add_argument(
+        "--model",
+        nargs="+",
+        default=(),
+        help="only these models (filters leave benchmarks alone, and analyses but for --figure)",
+    )
     parser.add_argument("--task", nargs="+", default=(), help="only these tasks")
     parser.add_argument("--method", nargs="+", default=(), help="only these methods, and dense beside them")
     parser.add_argument(

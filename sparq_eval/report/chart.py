@@ -18,7 +18,7 @@ from sparq_eval.report import canvas
 from sparq_eval.report.canvas import COLUMN, FULL, Cell, Key
 from sparq_eval.report.panel import powers
 from sparq_eval.report.sheet import write_sheet
-from sparq_eval.report.style import RC, drawable
+from sparq_eval.report.style import PALE, PUBLISHED, RC, drawable, paler
 
 MARGIN = 0.3  # inches of a panel that its title has not
 Colour = str | tuple[float, float, float]
@@ -45,6 +45,12 @@ class Series:
         edge = {"markeredgecolor": "white", "markeredgewidth": 0.4}
         dashes = self.dashes or "none"
         return edge | {"color": self.colour, "marker": self.marker, "linestyle": dashes, "linewidth": self.width}
+
+
+def published(label: str, points: pd.DataFrame, colour: Colour, marker: str) -> Series:
+    """What was published of a line, under it."""
+    look = paler(colour, PALE), marker, PUBLISHED["linestyle"], PUBLISHED["linewidth"]
+    return Series(f"published: {label}", points, *look, under=True)
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,8 @@ def draw(axes: Axes, chart: Chart, width: float) -> None:
     if chart.level is not None:
         axes.axhline(chart.level, color="#333333", linewidth=0.6, zorder=1)
     if chart.zero and not chart.log:
-        axes.set_ylim(bottom=0)
+        # a range of nothing, as of a single point, leaves no room above it
+        axes.set_ylim(0, max(axes.get_ylim()[1], axes.dataLim.y1 * 1.05))
     scale(axes, chart)
 
 

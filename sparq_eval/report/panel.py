@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from sparq_eval.report.canvas import ACROSS, Cell, Key
 from sparq_eval.report.curves import Curve
-from sparq_eval.report.style import DASHES, DENSE, METRICS, Look, drawable, label_of, looks, paler
+from sparq_eval.report.style import DASHES, DENSE, METRICS, PALE, PUBLISHED, Look, drawable, label_of, looks, paler
 
 # worst and best score shown, as multiples of dense: the paper's
 RANGES = {"repetition": (0.0, 1.1), "needle": (0.0, 1.1)}
@@ -74,8 +75,7 @@ def own_style(look: Look) -> dict[str, Any]:
 
 
 def published_style(look: Look) -> dict[str, Any]:
-    pale = paler(look.colour, 0.45)
-    return {"color": pale, "marker": look.marker, "markersize": 2.6, "linestyle": (0, (3, 1.2)), "linewidth": 0.9}
+    return {"color": paler(look.colour, PALE), "marker": look.marker, "markersize": 2.6, **PUBLISHED}
 
 
 def draw(axes: Axes, panel: Panel, looks: dict[str, Look], published: dict[str, Look], width: float) -> None:
@@ -86,7 +86,12 @@ def draw(axes: Axes, panel: Panel, looks: dict[str, Look], published: dict[str, 
     axes.set_ylim(worst, best)
     ticks = powers(right, left)
     axes.xaxis.set_major_locator(FixedLocator(ticks))
-    axes.xaxis.set_major_formatter(FixedFormatter([f"{tick:g}" for tick in ticks]))
+    names = [f"{tick:g}" if tick >= 0.25 else f"1/{1 / tick:g}" for tick in ticks]
+    # at most as many as fit side by side
+    apart = math.ceil(sum(len(name) + 2 for name in names) / (width * ACROSS))
+    axes.xaxis.set_major_formatter(
+        FixedFormatter([name if place % apart == 0 else "" for place, name in enumerate(names)])
+    )
     axes.xaxis.set_minor_locator(NullLocator())
     longest = int(width * ACROSS)
     axes.set_title("\n".join(drawable(line, longest) for line in panel.title.splitlines()))
@@ -98,7 +103,7 @@ def draw(axes: Axes, panel: Panel, looks: dict[str, Look], published: dict[str, 
     for x, value in panel.dense[["x", "value"]].dropna().itertuples(index=False):
         axes.axhline(value, color=DENSE, linestyle=DASHES, linewidth=1)
         axes.plot(x, value, "o", color=DENSE)
-    mark_hidden(axes, panel, looks, worst, best)
+    mark_hidden(axes, panel, looks, (worst, best), width)
 
 
 def draw_line(axes: Axes, line: Curve, look: Look) -> None:
@@ -107,8 +112,12 @@ def draw_line(axes: Axes, line: Curve, look: Look) -> None:
     axes.plot(x, value, **own_style(look))
 
 
-def mark_hidden(axes: Axes, panel: Panel, looks: dict[str, Look], worst: float, best: float) -> None:
-    """An open triangle at the edge for each setting that the range leaves out, and a note that says how many."""
+def mark_hidden(axes: Axes, panel: Panel, looks: dict[str, Look], ends: tuple[float, float], width: float) -> None:
+    """An open triangle at the edge for each setting that the range leaves out, and a note that says how many.
+
+    ends: the worst and the best score that are shown.
+    """
+    worst, best = ends
     hidden = [
         (x, value, looks[line.label].colour)
         for line in panel.lines
@@ -122,7 +131,44 @@ def mark_hidden(axes: Axes, panel: Panel, looks: dict[str, Look], worst: float, 
         furthest = min(values) if worst < best else max(values)
         text = f"▽ {len(hidden)} off the plot, to {furthest:.3g}"
         paper = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1}
-        axes.annotate(text, (0.02, 0.04), xycoords="axes fraction", fontsize=6.5, color="#555555", bbox=paper)
+        # what is beside the axes takes some of the panel's width
+        size = min(len(text) / (1.5 * ACROSS * max(width - 0.7, 1)), 0.96), 0.12
+        x, y = emptiest(on_axes(axes, panel, hidden, worst), size)
+        # a text may be somewhat longer than it was thought
+        x, side = (0.02, "left") if x <= 0.02 else (x + size[0], "right")
+        axes.annotate(text, (x, y), xycoords="axes fraction", ha=side, fontsize=6.5, color="#555555", bbox=paper)
+
+
+def on_axes(axes: Axes, panel: Panel, hidden: Sequence[tuple], worst: float) -> np.ndarray:
+    """What is drawn as points in fractions of the axes: marks, and lines between them."""
+    data = [line.points[["x", "value"]].to_numpy(dtype=float) for line in panel.lines]
+    data += [np.array([[x, worst]]) for x, _, _ in hidden]
+    data += [np.array([[end, value] for end in axes.get_xlim()]) for value in panel.dense["value"].dropna()]
+    found = []
+    for points in data:
+        placed = axes.transAxes.inverted().transform(axes.transData.transform(points))
+        # a mark takes more room than a line
+        found += [placed] * 5
+        for one, other in pairwise(placed[np.isfinite(placed).all(axis=1)]):
+            # as many points as the line is long
+            steps = np.linspace(0, 1, min(2 + int(60 * np.hypot(*(other - one))), 1000))
+            found.append(one + steps[:, None] * (other - one))
+    return np.concatenate(found)
+
+
+def emptiest(points: np.ndarray, size: tuple[float, float]) -> tuple[float, float]:
+    """The lower left corner of a box of this size that covers the fewest points, the lowest of equal ones. All in
+    fractions of the axes.
+    """
+    across, up = np.linspace(0.02, max(0.02, 0.98 - size[0]), 7), np.linspace(0.04, 0.76, 13)
+    places = [(float(x), float(y)) for y in up for x in across]
+    pad = 0.03
+
+    def covered(place: tuple[float, float]) -> int:
+        inside = [(points[:, n] > place[n] - pad) & (points[:, n] < place[n] + size[n] + pad) for n in (0, 1)]
+        return int((inside[0] & inside[1]).sum())
+
+    return min(places, key=covered)
 
 
 def score_range(panel: Panel) -> tuple[float, float]:

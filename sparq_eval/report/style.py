@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from matplotlib.colors import to_rgb
 from matplotlib.font_manager import findfont
@@ -23,6 +24,9 @@ MARKERS = {"sparq": "o", "h2o": "s", "lm_infinite": "^", "flexgen": "D"}
 SPARE_MARKERS = ("P", "X", "p", "h")
 DENSE = "#333333"
 DASHES = (0, (4, 2))
+# of published lines, which lie under ours
+PALE = 0.45
+PUBLISHED: dict[str, Any] = {"linestyle": (0, (3, 1.2)), "linewidth": 0.9}
 
 RC = {
     "font.family": "DejaVu Sans",

@@ -8,10 +8,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from sparq_eval.progress import progress
+from sparq_eval.report.analysis.numbers import fig4_numbers, figE1_numbers, figE2_numbers
 from sparq_eval.report.analysis.panels import (
     agreement_panel,
     coverage_panel,
     density_panel,
+    figE2_row,
     heads_panel,
     kurtosis_histogram,
     kurtosis_layers,
@@ -45,7 +47,7 @@ def draw_analyses(analyses: Sequence[Analysis], out: Path, published: Path | Non
 
 
 def draw_fig4(analyses: Sequence[Analysis], out: Path, published: Path | None = None) -> list[Path]:
-    """`out`/fig4_<model>_<task>.svg and .png: scores, queries and their approximations. Nothing without a record.
+    """`out`/fig4_<model>_<task>.svg, .png and .csv: scores, queries and their approximations. Nothing without a record.
 
     published: a folder with the paper's tables.csv, whose numbers for Llama 2 7B stand beside ours. UserError if it
     cannot be read.
@@ -65,11 +67,11 @@ def draw_fig4(analyses: Sequence[Analysis], out: Path, published: Path | None = 
         coverage_panel(f, found["coverage"], analysis.model["head_size"], theirs)
         return figure
 
-    return draw_each(analyses, out, "fig4", compose)
+    return draw_each(analyses, out, "fig4", compose, fig4_numbers)
 
 
 def draw_figE1(analyses: Sequence[Analysis], out: Path) -> list[Path]:
-    """`out`/figE1_<model>_<task>.svg and .png: components of queries in all heads, and their kurtosis."""
+    """`out`/figE1_<model>_<task>.svg, .png and .csv: components of queries in all heads, and their kurtosis."""
 
     def compose(analysis: Analysis) -> Figure:
         figure = titled(analysis, 2.4)
@@ -80,24 +82,26 @@ def draw_figE1(analyses: Sequence[Analysis], out: Path) -> list[Path]:
         kurtosis_layers(c, queries["kurtosis"])
         return figure
 
-    return draw_each(analyses, out, "figE1", compose)
+    return draw_each(analyses, out, "figE1", compose, figE1_numbers)
 
 
 def draw_figE2(analyses: Sequence[Analysis], out: Path) -> list[Path]:
-    """`out`/figE2_<model>_<task>.svg and .png: for each key/value head how many of the best positions are found."""
+    """`out`/figE2_<model>_<task>.svg, .png and .csv: for each key/value head how many of the best are found."""
 
     def compose(analysis: Analysis) -> Figure:
         figure = titled(analysis, 2.5)
         a, b = figure.subplots(1, 2, width_ratios=(1.3, 1))
-        rows = [row for row in analysis.statistics["agreement"] if "heads" in row]
-        # the paper's 16 of 128, or what comes next to it
-        row = min(rows, key=lambda row: abs(row["r"] - analysis.model["head_size"] / 8))
+        row = figE2_row(analysis)
+        if row is None:
+            a.set_title("nothing was left out")
+            b.set_visible(False)
+            return figure
         label = f"top-{row['k']} agreement, r = {row['r']}"
         heads_panel(a, row["heads"], "(a) each key/value head", label, 0, 1)
         outlier_panel(b, row["heads"], analysis.statistics["queries"]["kurtosis"], label)
         return figure
 
-    return draw_each(analyses, out, "figE2", compose)
+    return draw_each(analyses, out, "figE2", compose, figE2_numbers)
 
 
 def draw_table1(analyses: Sequence[Analysis], out: Path, published: Path | None = None) -> list[Path]:
@@ -131,13 +135,21 @@ def newest(analyses: Sequence[Analysis]) -> list[Analysis]:
     return list({(analysis.name, analysis.task): analysis for analysis in analyses}.values())
 
 
-def draw_each(analyses: Sequence[Analysis], out: Path, name: str, compose: Callable[[Analysis], Figure]) -> list[Path]:
+def draw_each(
+    analyses: Sequence[Analysis],
+    out: Path,
+    name: str,
+    compose: Callable[[Analysis], Figure],
+    numbers: Callable[[Analysis], pd.DataFrame],
+) -> list[Path]:
     written = list[Path]()
     for analysis in newest(analyses):
         out.mkdir(parents=True, exist_ok=True)
         stem = f"{name}_{safe(analysis.name)}_{safe(analysis.task)}"
         with matplotlib.rc_context(RC):
             written += save(compose(analysis), out / stem)
+        numbers(analysis).to_csv(out / f"{stem}.csv", index=False, lineterminator="\n")
+        written.append(out / f"{stem}.csv")
     return written
 
 

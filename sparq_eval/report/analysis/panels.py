@@ -10,6 +10,7 @@ from scipy.stats import norm
 
 from sparq_eval.report.analysis.published import Published
 from sparq_eval.report.style import COLOURS, DASHES, DENSE, SPARE_COLOURS
+from sparq_eval.results.analysis import Analysis
 
 OURS, OTHER = COLOURS["sparq"], SPARE_COLOURS[0]
 NAMES = {"coverage": "coverage", "sqrt_d": "√d", "sqrt_r": "√r", "none": "1"}
@@ -19,6 +20,7 @@ LOOKS = {
     "sqrt_r": (COLOURS["h2o"], "s"),
     "none": (COLOURS["flexgen"], "D"),
 }
+OF_PAPER = "Llama 2 7B, r = 32"  # of which the published errors are
 EDGE: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.4}
 
 
@@ -92,7 +94,7 @@ def agreement_panel(axes: Axes, rows: Sequence[Mapping[str, Any]], k: int) -> No
         ("query", "largest of q", (OURS, "o")),
         ("low_rank", "random projection", (OTHER, "s")),
     ):
-        own = sorted((row for row in rows if row["score"] == score and row["k"] == k), key=lambda row: row["r"])
+        own = agreement_rows(rows, score, k)
         r = [row["r"] for row in own]
         axes.fill_between(r, [row["low"] for row in own], [row["high"] for row in own], color=look[0], alpha=0.14, lw=0)
         axes.plot(r, [row["mean"] for row in own], color=look[0], marker=look[1], label=label, **EDGE)
@@ -106,11 +108,13 @@ def agreement_panel(axes: Axes, rows: Sequence[Mapping[str, Any]], k: int) -> No
 
 def coverage_panel(axes: Axes, rows: Sequence[Mapping[str, Any]], head_size: int, published: Published) -> None:
     """alpha beside the weight of the truly best positions, at the r that is nearest to a quarter of the head size."""
-    r = min((row["r"] for row in rows), key=lambda r: abs(r - head_size / 4))
+    shown = coverage_rows(rows, head_size)
     axes.plot([0, 1], [0, 1], color=DENSE, linewidth=0.8, linestyle=DASHES)
-    for row in rows:
-        if row["r"] != r:
-            continue
+    axes.set(xlabel="weight of the true top", ylabel="alpha", xlim=(0, 1.02), ylim=(0, 1.05))
+    if not shown:
+        axes.set_title("(f) nothing was left out")
+        return
+    for row in shown:
         edges, counts = np.array(row["edges"]), np.array(row["counts"])
         seen = counts >= max(5, counts.sum() / 1000)  # a few heads say nothing of a bin
         x, y = ((edges[1:] + edges[:-1]) / 2)[seen], np.array(row["mean"], dtype=float)[seen]
@@ -118,9 +122,8 @@ def coverage_panel(axes: Axes, rows: Sequence[Mapping[str, Any]], head_size: int
         theirs = published.rmse.get(row["temperature"])
         label = f"{NAMES[row['temperature']]}: {row['rmse']:.3f}" + (f" [{theirs:.3f}]" if theirs else "")
         axes.plot(x, y, color=colour, marker=marker, label=label, **EDGE)
-    axes.set(title=f"(f) top-{rows[0]['k']} weight, r = {r}", xlabel="weight of the true top", ylabel="alpha")
-    axes.set(xlim=(0, 1.02), ylim=(0, 1.05))
-    told = "temperature: RMSE [paper]" if published.rmse else "temperature: RMSE"
+    axes.set_title(f"(f) top-{rows[0]['k']} weight, r = {shown[0]['r']}")
+    told = f"temperature: RMSE\n[{OF_PAPER}]" if published.rmse else "temperature: RMSE"
     below(axes, told)
 
 
@@ -138,9 +141,37 @@ def power_of_ten(value: float, _: object) -> str:
 def outlier_panel(
     axes: Axes, heads: Sequence[Sequence[float]], kurtosis: Sequence[Sequence[float]], label: str
 ) -> None:
-    """Agreement of a key/value head against the mean kurtosis of its query heads."""
-    found = np.array(heads, dtype=float)
-    tails = np.array(kurtosis, dtype=float)[-len(found) :].reshape(*found.shape, -1).mean(axis=-1)
+    """Agreement of a key/value head against the mean kurtosis of its query heads. heads: nan or None, or no layer at
+    all, where nothing was left out.
+    """
+    found, tails = paired(heads, kurtosis)
     axes.plot(tails.ravel(), found.ravel(), "o", color=OURS, markersize=2.4, markeredgewidth=0, alpha=0.7)
     axes.set(title="(b) against the tails of its queries", xlabel="kurtosis, mean of its query heads", ylabel=label)
     axes.set_ylim(0, 1)
+
+
+def paired(heads: Sequence[Sequence[float]], kurtosis: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Of each layer and key/value head the agreement and the mean kurtosis; empty where older records do not say which
+    layers their agreement is of.
+    """
+    found, tails = np.array(heads, dtype=float), np.array(kurtosis, dtype=float)
+    if len(found) != len(tails):
+        return np.zeros((0, 0)), np.zeros((0, 0))
+    return found, tails.reshape(*found.shape, -1).mean(axis=-1)
+
+
+def agreement_rows(rows: Sequence[Mapping[str, Any]], score: str, k: int) -> list[Mapping[str, Any]]:
+    """By r."""
+    return sorted((row for row in rows if row["score"] == score and row["k"] == k), key=lambda row: row["r"])
+
+
+def coverage_rows(rows: Sequence[Mapping[str, Any]], head_size: int) -> list[Mapping[str, Any]]:
+    """Those of the r that is nearest to a quarter of the head size."""
+    r = min((row["r"] for row in rows), key=lambda r: abs(r - head_size / 4), default=None)
+    return [row for row in rows if row["r"] == r]
+
+
+def figE2_row(analysis: Analysis) -> Mapping[str, Any] | None:
+    """The agreement that Figure E2 shows: at the paper's r, 16 of 128, or what comes next to it."""
+    rows = [row for row in analysis.statistics["agreement"] if "heads" in row]
+    return min(rows, key=lambda row: abs(row["r"] - analysis.model["head_size"] / 8), default=None)

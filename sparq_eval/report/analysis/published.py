@@ -3,11 +3,9 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pandas as pd
-
 from sparq_eval.errors import UserError
+from sparq_eval.report.published import TABLES, read_tables
 
-FILE = "tables.csv"
 AXES = {"B": "batch", "S": "sequence", "Layer": "layer", "Head": "head", "d_h": "head size"}
 TEMPERATURES = {"tau=1": "none", "sqrt(r)": "sqrt_r", "sqrt(d_h)": "sqrt_d", "coverage": "coverage"}
 
@@ -22,16 +20,14 @@ class Published:
 
 def read_published(folder: Path | None) -> Published:
     """What `folder`/tables.csv has of it; nothing without a folder. UserError if the file cannot be read."""
-    if folder is None:
-        return Published()
+    frame = read_tables(folder).astype(str)
+    one = frame[frame["table"] == "Table 1"]
     try:
-        frame = pd.read_csv(Path(folder) / FILE, dtype=str)
-        one = frame[frame["table"] == "Table 1"]
         correlation = {AXES[name]: float(value) for name, value in zip(one["column"], one["value"], strict=True)}
         rmse = {}
         for row in frame[frame["table"].str.startswith("Fig 4f")].to_dict("records"):
             names, values = ([part.strip() for part in row[name].split("|")] for name in ("column", "value"))
             rmse = {TEMPERATURES[name]: float(value) for name, value in zip(names, values, strict=True)}
-    except (OSError, KeyError, ValueError) as error:
-        raise UserError(f"published={folder}: {FILE} could not be read ({error}); give the folder it is in") from error
+    except (KeyError, ValueError) as error:
+        raise UserError(f"published={folder}: {TABLES} has a cell that is not the paper's ({error})") from error
     return Published(correlation, rmse)

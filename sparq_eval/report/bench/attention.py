@@ -63,6 +63,9 @@ def attention_plots(rows: pd.DataFrame, looks: Looks, published: pd.DataFrame) -
                 (THEORY,),
                 keys_of(at_budget),
             )
+        # at the batch that has most budgets
+        several = sparq.groupby("B")[["r", "k"]].apply(lambda part: len(part.drop_duplicates()))
+        B = nearest(several[several == several.max()].index.to_series(), BATCH)
         budgets = budgets_plot(f"{name}-budgets", f"{where}: B={B}", shown[shown["B"] == B], looks, pick(others, B))
         if len(budgets.charts) > 1:
             yield budgets

@@ -17,6 +17,8 @@ PANEL = ("device", "dtype", "B")
 def decode_plots(rows: pd.DataFrame, looks: Looks, published: pd.DataFrame) -> Iterator[Plot]:
     """For each model two plots, with panels for each device, dtype and batch. rows: of `bench_rows`."""
     rows = rows.assign(line=name_lines(rows))
+    places = [part.assign(bare=part["line"], line=name_budgets(part)) for _, part in rows.groupby(["model", *PANEL])]
+    several = {bare for part in places for bare in part.loc[part["line"] != part["bare"], "bare"]}
     for model, of_model in rows.groupby("model", sort=False):
         times, shares = [], []
         for _, group in of_model.groupby(list(PANEL), sort=False):
@@ -24,7 +26,7 @@ def decode_plots(rows: pd.DataFrame, looks: Looks, published: pd.DataFrame) -> I
             shown = drawn(group)
             if shown.empty:
                 continue
-            shown = shown.assign(line=name_budgets(shown))
+            shown = shown.assign(line=name_budgets(shown, several))
             where = f"{brief(device)}\n{dtype}" + (f", B={B}" if B > 1 else "")
             grey = within(comparable(published, str(model), group), shown)
             own = tuple(over_positions(shown, shown["seconds"] * 1e3, looks, band=1e3))

@@ -1,7 +1,7 @@
 """What makes a line of a benchmark's plot: an implementation of a method, on one device, in one dtype, over S."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -105,7 +105,9 @@ def theory(rows: pd.DataFrame, looks: Looks) -> Iterator[Series]:
         if curve not in seen:
             seen.add(curve)
             name = f"{series.label}: bytes allow"
-            yield Series(name, series.points, series.colour, dashes=THEORY[1], width=0.9, under=True, listed=False)
+            # a single point is no line
+            mark = "." if len(curve) == 1 else ""
+            yield Series(name, series.points, series.colour, mark, THEORY[1], width=0.9, under=True, listed=False)
 
 
 def brief(device: str) -> str:
@@ -113,8 +115,10 @@ def brief(device: str) -> str:
     return re.sub(r"^NVIDIA |\((R|TM)\)|( \d+-Core)? Processor|-SXM\d| CPU @.*?GHz", "", device)
 
 
-def name_budgets(rows: pd.DataFrame) -> pd.Series:
-    """Each row's line with its budgets where a line has several: r and k, or k as a share of S if that is fewer."""
+def name_budgets(rows: pd.DataFrame, always: Collection[str] = ()) -> pd.Series:
+    """Each row's line with its budgets where a line has several: r and k, or k as a share of S if that is fewer.
+    always: lines that have several elsewhere in the figure.
+    """
     parts = []
     for name, group in rows.groupby("line"):
         fixed = pd.Series([words(r, k) for r, k in zip(group["r"], group["k"], strict=True)], index=group.index)
@@ -122,7 +126,9 @@ def name_budgets(rows: pd.DataFrame) -> pd.Series:
         share = pd.Series([words(r, k) for r, k in zip(group["r"], shares, strict=True)], index=group.index)
         shared = share.nunique() < fixed.nunique() and not group.assign(note=share).duplicated(["note", "S"]).any()
         note = share if shared else fixed
-        parts.append(f"{name} " + note if note.nunique() > 1 else pd.Series(str(name), index=group.index))
+        parts.append(
+            f"{name} " + note if note.nunique() > 1 or name in always else pd.Series(str(name), index=group.index)
+        )
     return pd.concat(parts).reindex(rows.index).str.strip()
 
 

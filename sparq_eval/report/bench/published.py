@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from sparq_eval.errors import UserError
 from sparq_eval.report.bench.lines import brief
 from sparq_eval.report.chart import Series
+from sparq_eval.report.published import read_file
 
 FILE = "benchmarks.csv.gz"
 NEEDED = ("device", "device_name", "kernel", "batch_size", "sequence_length", "n_head", "head_dim", "dtype", "r", "k")
@@ -36,13 +36,7 @@ def read_published(folder: Path | None) -> Published:
     """The points in `folder`/benchmarks.csv.gz. UserError if it is not there or lacks a column."""
     if folder is None:
         return Published(pd.DataFrame(), pd.DataFrame())
-    path = Path(folder) / FILE
-    try:
-        frame = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"published={folder}: {FILE} could not be read ({error}); give the folder it is in") from error
-    if missing := [name for name in (*NEEDED, *TIMES) if name not in frame]:
-        raise UserError(f"published={folder}: {FILE} has no column {', '.join(missing)}")
+    frame = read_file(folder, FILE, (*NEEDED, *TIMES))
     names = {"batch_size": "B", "sequence_length": "S", "n_head": "H", "head_dim": "D", "kernel": "implementation"}
     frame = frame.rename(columns=names).rename(columns={"speedup_vs_best_dense": "speedup"})
     frame = frame.astype({"r": "Int64", "k": "Int64"})

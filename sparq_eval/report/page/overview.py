@@ -8,14 +8,14 @@ import pandas as pd
 from matplotlib.colors import to_hex
 
 from sparq_eval.report.curves import Curve, curves
+from sparq_eval.report.figures import UNIT
 from sparq_eval.report.page.needles import needles
 from sparq_eval.report.page.pack import Strings, numbers
 from sparq_eval.report.page.provenance import Provenance
 from sparq_eval.report.panel import Panel, score_range
-from sparq_eval.report.style import COLOURS, DENSE, METRICS, SPARE_COLOURS, Look, label_of, looks
+from sparq_eval.report.style import DENSE, METRICS, Look, label_of, looks
 from sparq_eval.report.text import short_settings
 
-UNIT = 2**20
 SYMBOLS = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "P": "cross", "X": "x", "p": "pentagon"}
 TEXTS = ("model", "task", "variant", "method", "metric", "failure", "key")
 NUMBERS = (
@@ -68,9 +68,8 @@ def overview(
 
 def colours(methods: Sequence[str]) -> dict[str, str]:
     """Of each method, as in the figures."""
-    unknown = sorted(set(methods) - COLOURS.keys() - {"dense"})
-    spare = {name: SPARE_COLOURS[place % len(SPARE_COLOURS)] for place, name in enumerate(unknown)}
-    return {name: ({"dense": DENSE} | COLOURS | spare)[name] for name in methods}
+    shown = looks([(name, label_of(name), 0.0) for name in methods if name != "dense"])
+    return {name: DENSE if name == "dense" else to_hex(shown[label_of(name)].colour) for name in methods}
 
 
 def setting_columns(records: pd.DataFrame, strings: Strings) -> dict[str, list]:

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from sparq_eval.report.canvas import FULL, Cell, compose
-from sparq_eval.report.chart import Chart, Series, cell
+from sparq_eval.report.chart import Chart, Series, cell, published
 from sparq_eval.report.curves import Curve
 from sparq_eval.report.figures import XLABEL, count
 from sparq_eval.report.panel import Panel, panel_cells
 from sparq_eval.report.paper.drawing import Drawing, Picture, keys
 from sparq_eval.report.paper.models import LLAMA2_7B, Missing, measure
-from sparq_eval.report.paper.sources import PAPER_K, Sources
-from sparq_eval.report.style import COLOURS, MARKERS, METRICS, SPARE_COLOURS, paler
+from sparq_eval.report.paper.sources import PAPER_K, USUAL, Sources
+from sparq_eval.report.style import COLOURS, MARKERS, METRICS, SPARE_COLOURS
 
 SCORES = {"query": "SparQ", "low_rank": "random low rank", "oracle": "exact scores, free"}
 OFF = "no reallocation"
@@ -75,18 +75,22 @@ def model_of(sources: Sources) -> str:
 
 
 def unfolded(records: pd.DataFrame) -> pd.DataFrame:
-    """Dense and SparQ, with the settings that are ablated as columns."""
+    """Dense and SparQ, with the settings that are ablated as columns; those that vary what the figure does not, or are
+    none that it knows, are left out.
+    """
     records = records[records["method"].isin(("dense", "sparq"))]
     read = [json.loads(settings) for settings in records["settings"]]
-    return records.assign(
-        score=[one.get("score", "query") for one in read],
-        temperature=[one.get("temperature", "coverage") for one in read],
-        reallocate=[one.get("reallocate") for one in read],
-    )
+    named = [USUAL | {"reallocate": None} | one for one in read]
+    records = records.assign(**{name: [one[name] for one in named] for name in (*USUAL, "reallocate")})
+    usual = (records[["copy", "rank_by"]] == [USUAL["copy"], USUAL["rank_by"]]).all(axis=1)
+    return records[usual & records["score"].isin(SCORES) & records["temperature"].isin(TEMPERATURES)]
 
 
 def select(letter: str, records: pd.DataFrame) -> pd.DataFrame:
     """The settings of a panel, dense beside them in a and c; empty unless they vary what it is about."""
+    if letter != "b":
+        # only the temperatures are drawn over something else than transfers
+        records = records[records["x"] > 0]
     sparq = records[(records["method"] == "sparq") & records["active"]]
     usual = sparq[(sparq["score"] == "query") & (sparq["temperature"] == "coverage")]
     if letter == "a":
@@ -108,9 +112,9 @@ def select(letter: str, records: pd.DataFrame) -> pd.DataFrame:
 
 
 def one_way(records: pd.DataFrame) -> pd.DataFrame:
-    """With reallocation where there is such."""
+    """The way to reallocate that has most settings, with it where both have as many."""
     on = records["reallocate"].eq(True)
-    return records[on] if on.any() else records
+    return records[on] if 2 * on.sum() >= len(records) else records[~on]
 
 
 def by_score(title: str, own: pd.DataFrame, theirs: pd.DataFrame, sources: Sources) -> Cell:
@@ -136,9 +140,10 @@ def lines(records: pd.DataFrame, column: str, names: dict) -> list[Curve]:
     found = []
     for value, label in names.items():
         points = sparq[sparq[column] == value].dropna(subset=["value", "x"]).sort_values("x", ascending=False)
-        # what is ranked otherwise has a colour of its own, budgets are shades of SparQ's
-        method, rank = ("sparq", float(value)) if column == "k" else ("sparq" if label == "SparQ" else label, 0.0)
+        rank = float(value) if column == "k" else 0.0
         for note, part in swept(points):
+            # what is ranked otherwise has a colour of its own, budgets are shades of SparQ's
+            method = "sparq" if column == "k" or label == "SparQ" else f"{label}{note}"
             found.append(Curve(method, f"{label}{note}", rank, part[["x", "value", "stderr"]]))
     return found
 
@@ -160,21 +165,22 @@ def by_temperature(title: str, own: pd.DataFrame, theirs: pd.DataFrame, sources:
     records = own if len(own) else theirs
     title = f"{title}, k={PAPER_K}, n = {count(records['samples'])}" + ("" if len(own) else " (published)")
     metric = str(records["metric"].iloc[0])
-    series = [*bars(own, ""), *bars(theirs, "published: ")]
+    series = [*bars(own), *bars(theirs, theirs=True)]
     names = dict(enumerate(TEMPERATURES.values()))
     return cell(Chart(title, "temperature", METRICS.get(metric, metric), series, names=names, zero=False), FULL / 2)
 
 
-def bars(records: pd.DataFrame, before: str) -> Sequence[Series]:
+def bars(records: pd.DataFrame, theirs: bool = False) -> Sequence[Series]:
     made = []
+    several = records["r"].nunique() if len(records) else 0
     for place, (r, group) in enumerate(records.groupby("r") if len(records) else ()):
-        x = group["temperature"].map(list(TEMPERATURES).index)
+        # side by side, so that no error bar hides another
+        x = group["temperature"].map(list(TEMPERATURES).index) + 0.08 * (place - (several - 1) / 2)
         points = pd.DataFrame({"x": x, "y": group["value"]}).sort_values("x")
-        if not before:
-            points = points.assign(low=group["value"] - group["stderr"], high=group["value"] + group["stderr"])
-        colour, marker = HUES[place % len(HUES)], MARKS[place % len(MARKS)]
-        if before:
-            made.append(Series(f"{before}r={r}", points, paler(colour, 0.45), marker, (0, (3, 1.2)), 0.9, under=True))
+        look = HUES[place % len(HUES)], MARKS[place % len(MARKS)]
+        if theirs:
+            made.append(published(f"r={r}", points, *look))
         else:
-            made.append(Series(f"r={r}", points, colour, marker))
+            points = points.assign(low=group["value"] - group["stderr"], high=group["value"] + group["stderr"])
+            made.append(Series(f"r={r}", points, *look))
     return made

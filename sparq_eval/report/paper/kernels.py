@@ -53,11 +53,17 @@ def lacking(sources: Sources) -> list[Missing]:
 
 
 def joined(name: str, title: str, plots: Sequence[Plot], columns: int) -> Plot:
-    """One plot of all panels. What all plots say of the machine goes into its title, the rest before their panels'."""
-    where = {plot.title.partition(": ")[0] for plot in plots}
-    if len(where) == 1:
-        title = f"{title}: {where.pop()}"
-        plots = [replace(plot, title=plot.title.partition(": ")[2]) for plot in plots]
+    """One plot of all panels. What all plots say of machine and heads goes into its title, the rest before their
+    panels'.
+    """
+    places = [plot.title.partition(": ")[0].split(", ") for plot in plots]
+    shared = [word for word in places[0] if all(word in place for place in places)]
+    title = ": ".join(filter(None, (title, ", ".join(shared))))
+    own = [", ".join(word for word in place if word not in shared) for place in places]
+    plots = [
+        replace(plot, title=": ".join(filter(None, (place, plot.title.partition(": ")[2]))))
+        for place, plot in zip(own, plots, strict=True)
+    ]
     charts = [
         replace(chart, title="\n".join(filter(None, (plot.title, chart.title if chart.title not in PLAIN else ""))))
         for plot in plots

@@ -3,13 +3,14 @@
 import math
 
 import pandas as pd
+from matplotlib.colors import to_rgb
 
-from sparq_eval.report.chart import Chart, Plot, Series
+from sparq_eval.report.chart import Chart, Plot, Series, published
 from sparq_eval.report.figures import count
 from sparq_eval.report.paper.drawing import Drawing, Picture, keys
 from sparq_eval.report.paper.models import LENGTHS, VICUNA, missing
-from sparq_eval.report.paper.sources import Sources
-from sparq_eval.report.style import COLOURS, DENSE, MARKERS, SPARE_COLOURS, label_of, paler
+from sparq_eval.report.paper.sources import Sources, plain
+from sparq_eval.report.style import DASHES, DENSE, Look, label_of, looks
 
 COMPRESSION = 4
 WITHIN = 1.5  # how far, as a factor, a setting's transfers may be from what is asked for
@@ -22,13 +23,17 @@ def figure_6(sources: Sources) -> Drawing:
     curves = sources.paper.curves
     theirs = curves[curves["task"].isin(LENGTHS)]
     charts, used, notes = [], [], []
+    methods = dict.fromkeys([*of_lengths["method"], *theirs["method"]])
+    shown = looks([(method, label_of(method), 0.0) for method in methods if method != "dense"])
     for model in dict.fromkeys([*of_lengths["model"], *theirs["model"]]):
-        own = at_compression(of_lengths[of_lengths["model"] == model])
-        series = [*lines(own), *lines(at_compression(theirs[theirs["model"] == model]), published=True)]
+        own = at_compression(of_lengths[of_lengths["model"] == model], sources.ratio)
+        of_paper = at_compression(theirs[theirs["model"] == model])
+        series = [*lines(own, shown), *lines(of_paper, shown, theirs=True)]
         if own.empty:
             notes.append(f"published alone, no records of it: {model}")
-        shown = own if len(own) else at_compression(theirs[theirs["model"] == model])
-        title = f"{model}, n = {count(shown['samples'])}" + ("" if len(own) else " (published)")
+        title = f"{model}, n = {count((own if len(own) else of_paper)['samples'])}" + (
+            "" if len(own) else " (published)"
+        )
         charts.append(Chart(title, "mean length of prompts (tokens)", "accuracy", series))
         used += keys(own["key"]) if len(own) else []
     if not charts:
@@ -42,27 +47,24 @@ def measured(records: pd.DataFrame, model: str, task: str) -> bool:
     return bool((found["method"] != "dense").any())
 
 
-def at_compression(records: pd.DataFrame) -> pd.DataFrame:
-    """Of each task and method the setting nearest to the compression, and dense."""
-    records = records[records["variant"].isin(("", "A")) & records["active"]]
-    far = (records["counted_ratio"] * COMPRESSION).map(lambda ratio: abs(math.log(ratio)) if ratio > 0 else math.inf)
+def at_compression(records: pd.DataFrame, share: str = "counted_ratio") -> pd.DataFrame:
+    """Of each task and method the setting nearest to the compression, and dense. share: the column with transfers."""
+    records = plain(records[records["variant"].isin(("", "A")) & records["active"]])
+    far = (records[share] * COMPRESSION).map(lambda ratio: abs(math.log(ratio)) if ratio > 0 else math.inf)
     far = far.where(records["method"] != "dense", 0.0)
     near = records.assign(far=far)[far <= math.log(WITHIN)].sort_values("far", kind="stable")
     return near.drop_duplicates(["task", "method"]).sort_values("prompt_tokens", kind="stable")
 
 
-def lines(records: pd.DataFrame, published: bool = False) -> list[Series]:
+def lines(records: pd.DataFrame, shown: dict[str, Look], theirs: bool = False) -> list[Series]:
     made = []
-    for place, (method, group) in enumerate(records.groupby("method", sort=False)):
+    for method, group in records.groupby("method", sort=False):
         points = pd.DataFrame({"x": group["prompt_tokens"], "y": group["value"]})
-        if not published:
-            points = points.assign(low=group["value"] - group["stderr"], high=group["value"] + group["stderr"])
-        colour = DENSE if method == "dense" else COLOURS.get(str(method), SPARE_COLOURS[place % len(SPARE_COLOURS)])
-        name, marker = label_of(str(method)), MARKERS.get(str(method), "o")
-        dashes = (0, (4, 2)) if method == "dense" else "-"
-        if published:
-            pale = paler(colour, 0.45)
-            made.append(Series(f"published: {name}", points, pale, marker, (0, (3, 1.2)), 0.9, under=True))
+        name, dense = label_of(str(method)), method == "dense"
+        look = Look(to_rgb(DENSE), "o") if dense else shown[name]
+        if theirs:
+            made.append(published(name, points, look.colour, look.marker))
         else:
-            made.append(Series(name, points, colour, marker, dashes))
+            points = points.assign(low=group["value"] - group["stderr"], high=group["value"] + group["stderr"])
+            made.append(Series(name, points, look.colour, look.marker, DASHES if dense else "-"))
     return made

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from sparq_eval.report.canvas import COLUMN, FULL, blank
 from sparq_eval.report.paper.drawing import Drawing, Picture, keys
 from sparq_eval.report.paper.models import NEEDLE_MODEL, missing
-from sparq_eval.report.paper.sources import Sources
+from sparq_eval.report.paper.sources import Sources, plain
 from sparq_eval.report.style import COLOURS, drawable, label_of
 from sparq_eval.results.record import safe
 
@@ -38,14 +38,17 @@ def cells(sources: Sources) -> pd.DataFrame:
         length=parts[0] + QUESTION,
         depth=[depth_of(place, tokens) for tokens, place in parts.itertuples(index=False)],
     )
-    levels = compressions(sources.records[sources.records["key"].isin(samples["key"])])
+    levels = compressions(sources.records[sources.records["key"].isin(samples["key"])], sources.ratio)
     samples = samples[samples["key"].isin(levels)]
     return samples.assign(compression=samples["key"].map(levels))[names].reset_index(drop=True)
 
 
-def compressions(records: pd.DataFrame) -> dict[str, int]:
-    """Of each setting drawn, by key: of several of one model and method with the same compression the nearest to it."""
-    records = records.assign(ratio=records["counted_ratio"].where(records["method"] != "dense", 1.0))
+def compressions(records: pd.DataFrame, share: str = "counted_ratio") -> dict[str, int]:
+    """Of each setting drawn, by key: of several of one model and method with the same compression the nearest to it.
+    share: the column with transfers.
+    """
+    records = plain(records)
+    records = records.assign(ratio=records[share].where(records["method"] != "dense", 1.0))
     records = records[records["ratio"] > 0]
     level = [2 ** max(0, round(-math.log2(ratio))) for ratio in records["ratio"]]
     far = [abs(math.log(ratio * one)) for ratio, one in zip(records["ratio"], level, strict=True)]

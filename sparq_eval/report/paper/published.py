@@ -3,23 +3,21 @@
 import json
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from sparq_eval.errors import UserError
 from sparq_eval.report.bench.published import Published, read_published
 from sparq_eval.report.paper.models import MODELS
+from sparq_eval.report.published import read_file, read_tables
 
-CURVES, TABLES = "results.csv", "tables.csv"
-NEEDED = {
-    CURVES: (
-        *("figure_or_experiment", "model", "task", "method", "r_or_rank", "k", "reallocate", "metric", "value"),
-        *("stderr", "samples", "prefill_length", "transfer_ratio", "transfer_elements_per_token"),
-    ),
-    TABLES: ("table", "row", "column", "value"),
-}
+CURVES = "results.csv"
+NEEDED = (
+    *("figure_or_experiment", "model", "task", "method", "r_or_rank", "k", "reallocate", "metric", "value"),
+    *("stderr", "samples", "prefill_length", "transfer_ratio", "transfer_elements_per_token"),
+)
 METRICS = {
     "prefix-match accuracy": "prefix_match",
     "match length (chars)": "match_length",
@@ -30,7 +28,7 @@ METRICS = {
 COLUMNS = (
     *("figure", "model", "task", "variant", "method", "settings", "r", "k", "metric", "higher_is_better", "value"),
     *("stderr", "samples", "prompt_tokens", "counted", "counted_dense", "nominal", "nominal_dense"),
-    *("counted_ratio", "nominal_ratio", "active", "key", "label"),
+    *("counted_ratio", "nominal_ratio", "active", "key"),
 )
 # how the file names a method: method and settings here
 LABELS = {
@@ -46,35 +44,30 @@ LABELS = {
 
 @dataclass(frozen=True)
 class Paper:
-    """curves: COLUMNS, as in Frames.records, and the figure; tables: table, row, column, value. Empty if not given."""
+    """What lies in `folder`, or nothing without one; each file is read when it is asked for, with UserError if it is
+    not there or lacks a column.
+    """
 
-    curves: pd.DataFrame
-    tables: pd.DataFrame
-    benches: Published
+    folder: Path | None = None
 
     @property
     def given(self) -> bool:
-        return bool(len(self.curves))
+        return self.folder is not None
 
+    @cached_property
+    def curves(self) -> pd.DataFrame:
+        """COLUMNS: as in Frames.records, and the figure."""
+        if self.folder is None:
+            return pd.DataFrame(columns=list(COLUMNS))
+        return curves(read_file(self.folder, CURVES, NEEDED))
 
-def read_paper(folder: Path | None) -> Paper:
-    """What lies in `folder`. UserError if a file is not there or lacks a column."""
-    benches = read_published(folder)
-    if folder is None:
-        return Paper(
-            pd.DataFrame(columns=list(COLUMNS)), pd.DataFrame(columns=["table", "row", "column", "value"]), benches
-        )
-    return Paper(curves(read(Path(folder), CURVES)), read(Path(folder), TABLES), benches)
+    @cached_property
+    def tables(self) -> pd.DataFrame:
+        return read_tables(self.folder)
 
-
-def read(folder: Path, name: str) -> pd.DataFrame:
-    try:
-        frame = pd.read_csv(folder / name)
-    except (OSError, ValueError) as error:
-        raise UserError(f"published={folder}: {name} could not be read ({error}); give the folder it is in") from error
-    if lacking := [column for column in NEEDED[name] if column not in frame]:
-        raise UserError(f"published={folder}: {name} has no column {', '.join(lacking)}")
-    return frame
+    @cached_property
+    def benches(self) -> Published:
+        return read_published(self.folder)
 
 
 def curves(frame: pd.DataFrame) -> pd.DataFrame:
@@ -106,7 +99,7 @@ def curves(frame: pd.DataFrame) -> pd.DataFrame:
             "prompt_tokens": frame["prefill_length"],
             **{"counted": elements, "counted_dense": whole, "nominal": elements, "nominal_dense": whole},
             **{"counted_ratio": frame["transfer_ratio"], "nominal_ratio": frame["transfer_ratio"]},
-            **{"active": True, "key": "published", "label": frame["method"]},
+            **{"active": True, "key": "published"},
         }
     )
     return made[list(COLUMNS)]

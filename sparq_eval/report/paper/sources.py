@@ -1,6 +1,7 @@
 """What figures are drawn from: records of evaluations and benchmarks, and the paper's numbers where they are given."""
 
 import json
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from sparq_eval.errors import UserError
 from sparq_eval.report.bench.rows import bench_rows
 from sparq_eval.report.figures import UNIT
 from sparq_eval.report.paper.models import REALLOCATE
-from sparq_eval.report.paper.published import Paper, read_paper
+from sparq_eval.report.paper.published import COLUMNS, Paper
 from sparq_eval.report.write import choose
 from sparq_eval.results.analysis import Analysis, load_analyses
 from sparq_eval.results.bench import load_benches
@@ -55,6 +56,18 @@ class Sources:
         """Those that there are records of, in their order."""
         return list(dict.fromkeys(self.records["model"]))
 
+    @property
+    def ratio(self) -> str:
+        """The column of records with their share of dense's transfers."""
+        return f"{self.transfers}_ratio"
+
+    def left_out(self, model: str, task: str) -> Counter[str]:
+        """How many settings are no points of a trade-off, by why."""
+        found = self.settings_of(model, task)
+        why = reasons(found)
+        why = why.mask((why == "") & ~(found["x"] > 0), f"no {self.transfers} transfers")
+        return Counter(why[why != ""])
+
 
 def load_sources(
     root: Path,
@@ -64,37 +77,62 @@ def load_sources(
     methods: Collection[str] = (),
     transfers: str = "counted",
 ) -> Sources:
-    """UserError if there is no record at all below `root` (and nothing published), or a filter fits none."""
-    paper = read_paper(published)
+    """UserError if there is no record at all below `root` (and nothing published), or a filter fits none. Analyses are
+    filtered by model and task, benchmarks are not.
+    """
+    paper = Paper(published)
     benches, analyses = load_benches(root), load_analyses(root)
+    chosen = [one for one in analyses if one.name in (models or [one.name]) and one.task in (tasks or [one.task])]
+    nothing = Frames(pd.DataFrame(columns=list(COLUMNS)), pd.DataFrame(columns=["model", "task", "key", "id", "score"]))
     try:
-        frames = choose(load(root), models, tasks, methods)
+        frames = load(root)
     except NoRecords:
         if not (benches or analyses) and published is None:
             raise
-        frames = Frames(paper.curves.head(0), pd.DataFrame(columns=["model", "task", "key", "id", "score"]))
+        frames = nothing
+    else:
+        try:
+            frames = choose(frames, models, tasks, methods)
+        except UserError:
+            # what is filtered may be known from analyses alone
+            if not (chosen and (models or tasks)):
+                raise
+            frames = nothing
     attention, decode = bench_rows(benches, "attention"), bench_rows(benches, "decode")
-    return Sources(frames.records, frames.samples, attention, decode, analyses, paper, transfers)
+    return Sources(frames.records, frames.samples, attention, decode, chosen, paper, transfers)
 
 
 def main_settings(records: pd.DataFrame) -> pd.DataFrame:
     """Of one model and task the settings that the paper's trade-offs and Table 2 have: the method as it is, SparQ with
     k = 128 where there is such, and one way to reallocate. All others are left to the ablations.
     """
-    if records.empty:
-        return records
+    return records[reasons(records) == ""]
+
+
+def plain(records: pd.DataFrame) -> pd.DataFrame:
+    """The settings that vary nothing but budgets and reallocation."""
+    return records[records["settings"].map(lambda settings: not varied(json.loads(settings))).astype(bool)]
+
+
+def varied(settings: dict) -> str:
+    """The first of the settings that are not as usual, or nothing."""
+    return next((name for name, usual in USUAL.items() if settings.get(name, usual) != usual), "")
+
+
+def reasons(records: pd.DataFrame) -> pd.Series:
+    """For each setting of one model and task which of its settings keeps it from being a main one; "" for those."""
     read = records["settings"].map(json.loads)
-    plain = read.map(lambda settings: all(settings.get(name, usual) == usual for name, usual in USUAL.items()))
-    records, read = records[plain], read[plain]
+    why = read.map(varied).astype(object)
     sparq = records["method"] == "sparq"
-    if (sparq & (records["k"] == PAPER_K)).any():
-        kept = ~sparq | (records["k"] == PAPER_K).fillna(False)
-        records, read, sparq = records[kept], read[kept], sparq[kept]
-    ways = read[sparq].map(lambda settings: settings.get("reallocate"))
-    if ways.nunique() > 1:
-        usual = REALLOCATE.get(str(records["model"].iloc[0]), ways.mode().iloc[0])
-        records = records[~sparq | (read.map(lambda settings: settings.get("reallocate")) == usual)]
-    return records
+    at_k = (records["k"] == PAPER_K).fillna(False).astype(bool)
+    if (sparq & (why == "") & at_k).any():
+        why = why.mask(sparq & (why == "") & ~at_k, f"k other than {PAPER_K}")
+    ways = read.map(lambda settings: settings.get("reallocate"))
+    rest = ways[sparq & (why == "")]
+    if rest.nunique() > 1:
+        usual = REALLOCATE.get(str(records["model"].iloc[0]), rest.mode().iloc[0])
+        why = why.mask(sparq & (why == "") & (ways != usual), "reallocate")
+    return why
 
 
 def require_known(names: Sequence[str], known: Collection[str]) -> list[str]:

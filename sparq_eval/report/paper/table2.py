@@ -9,11 +9,16 @@ import pandas as pd
 from sparq_eval.report.paper.drawing import Drawing, Picture, keys
 from sparq_eval.report.paper.models import MODELS, TASKS, missing
 from sparq_eval.report.paper.sources import Sources, main_settings
-from sparq_eval.report.paper.tradeoff import has
+from sparq_eval.report.paper.tradeoff import has, left_out
 from sparq_eval.report.style import METRICS, label_of
 from sparq_eval.report.text import short_settings
 
 COMPRESSIONS = (2, 4, 8)  # the paper has 2 and 8
+BEYOND = 2  # how far, as a factor, the nearest setting may be from the share that its row is about
+TITLE = (
+    "Scores at shares of dense's transfers: of the setting whose own share (ratio) is nearest, none where it is "
+    f"beyond a factor of {BEYOND}, and interpolated"
+)
 METHODS = {"LM-inf": "lm_infinite", "H2O": "h2o", "SparQ": "sparq"}
 # how the published table names a task, and what it multiplies its scores by
 COLUMNS = {
@@ -26,8 +31,9 @@ COLUMNS = {
 
 
 def table_2(sources: Sources) -> Drawing:
-    """One row a model, task, method and compression. nearest: of the setting whose share of transfers is nearest as a
-    ratio; interpolated: linear in the logarithm of that share between neighbouring settings, dense being one.
+    """One row a model, task, method and compression. nearest: of the setting whose share of transfers is nearest, as a
+    difference, unless that is beyond a factor of two; interpolated: linear in the logarithm of that share between
+    neighbouring settings, dense being one.
     """
     rows = [row for model in sources.models for task in TASKS for row in rows_of(sources, model, task)]
     lacking = [
@@ -38,7 +44,7 @@ def table_2(sources: Sources) -> Drawing:
         return Drawing(missing=lacking)
     names = ["model", "task", "method", "compression"]
     table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=[*names, "nearest", "key", "metric"])
-    notes = []
+    notes = left_out(sources, [(model, task) for model in sources.models for task in TASKS])
     if len(theirs):
         table = table.merge(theirs, how="outer", on=names, sort=False)
         if alone := sorted(set(theirs["model"]) - set(sources.models)):
@@ -48,14 +54,15 @@ def table_2(sources: Sources) -> Drawing:
         for (model, task), group in table.groupby(["model", "task"], sort=False)
     ]
     used = keys(*(key.split() for key in table["key"].dropna()))
-    return Drawing([Picture("Scores at shares of dense's transfers", table, parts)], used, lacking, notes)
+    return Drawing([Picture(TITLE, table, parts)], used, lacking, notes)
 
 
 def rows_of(sources: Sources, model: str, task: str) -> list[dict]:
     records = main_settings(sources.settings_of(model, task))
     records = records[records["active"] & records["value"].notna()]
     dense = records[records["method"] == "dense"].head(1)
-    ratio = f"{sources.transfers}_ratio"
+    ratio = sources.ratio
+    records = records[(records[ratio] > 0) | (records["method"] == "dense")]
     rows = []
     for method, group in records[records["method"] != "dense"].groupby("method", sort=False):
         points = pd.concat([dense, group]).dropna(subset=ratio)
@@ -68,12 +75,14 @@ def rows_of(sources: Sources, model: str, task: str) -> list[dict]:
             swept = group.dropna(subset=ratio)
             if swept.empty:
                 continue
-            near = swept.iloc[int(np.argmin([abs(math.log(share * compression)) for share in swept[ratio]]))]
+            near = swept.iloc[int(np.argmin(abs(swept[ratio] - 1 / compression)))]
+            close = 1 / BEYOND <= near[ratio] * compression <= BEYOND
+            score = {"nearest": near["value"], "stderr": near["stderr"]} if close else {}
             line, used = interpolate(points, ratio, 1 / compression)
             rows.append(
                 common
-                | {"compression": compression, "setting": short_settings(plain(near["settings"])), "ratio": near[ratio]}
-                | {"nearest": near["value"], "stderr": near["stderr"], "interpolated": line}
+                | {"compression": compression, "setting": short_settings(budgets(near["settings"]))}
+                | {"ratio": near[ratio], "nearest": math.nan, "stderr": math.nan, **score, "interpolated": line}
                 | {"key": " ".join(dict.fromkeys([near["key"], *used]))}
             )
     return rows
@@ -93,7 +102,7 @@ def interpolate(points: pd.DataFrame, ratio: str, wanted: float) -> tuple[float,
     return value, list(points.loc[places.isin(beside), "key"])
 
 
-def plain(settings: str) -> str:
+def budgets(settings: str) -> str:
     """The budgets of a setting alone."""
     values = json.loads(settings)
     return json.dumps({name: values[name] for name in ("r", "k") if name in values})

@@ -26,7 +26,8 @@ COMMAND = {
         "llama-2-7b on a GPU", f"{BENCH} --length 4096 8192 16384 32768 --k-share 16 --dtype bfloat16 --device cuda"
     ),
     False: Missing(
-        "llama-2-7b on a CPU", f"{BENCH} --length 4096 8192 16384 32768 --k-share 16 --dtype float32 --device cpu"
+        "llama-2-7b on a CPU (as on a GPU: the paper's CPU has k = S/12, r = d/12 and up to 131,072 positions)",
+        f"{BENCH} --length 4096 8192 16384 32768 --k-share 16 --dtype float32 --device cpu",
     ),
 }
 MODEL = "llama-2-7b"

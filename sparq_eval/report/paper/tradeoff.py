@@ -1,5 +1,6 @@
 """Score against transfers: Figure 1 (one model, three tasks) and Figures A1 to A3 (all models and tasks)."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -30,7 +31,8 @@ def figure_1(sources: Sources) -> Drawing:
         models += [str(model) for model in best["model"]]
     lacking = [missing(LLAMA2_13B.name, task) for task in FIGURE_1 if not has(sources, LLAMA2_13B.name, task)]
     panels = [[panel_of(sources, model, task) for task in FIGURE_1] for model in models]
-    return drawn([row for row in panels if any(row)], 2.0, lacking, sources)
+    notes = left_out(sources, [(model, task) for model in models for task in FIGURE_1])
+    return drawn([row for row in panels if any(row)], 2.0, lacking, sources, notes)
 
 
 def ranked(column: pd.Series) -> pd.Series:
@@ -45,15 +47,24 @@ def family(sources: Sources, figure: str) -> Drawing:
     lacking = [missing(model, task) for model in of_paper for task in TASKS if not has(sources, model, task)]
     columns = [[panel_of(sources, model, task) for task in TASKS] for model in models]
     columns = [column for column in columns if any(column)]
+    notes = left_out(sources, [(model, task) for model in models for task in TASKS])
     pages = [columns[start : start + ACROSS] for start in range(0, len(columns), ACROSS)]
-    drawings = [drawn(*laid_out(page), lacking, sources) for page in pages]
+    drawings = [drawn(*laid_out(page), lacking, sources, notes) for page in pages]
     pictures = [
         Picture(one.title, one.numbers, one.parts, one.figure, str(page) if page > 1 else "")
         for page, drawing in enumerate(drawings, start=1)
         for one in drawing.pictures
     ]
     records = [key for drawing in drawings for key in drawing.records]
-    return Drawing(pictures, records, lacking, [note for drawing in drawings for note in drawing.notes])
+    told = [note for drawing in drawings for note in drawing.notes]
+    return Drawing(pictures, records, lacking, list(dict.fromkeys([*notes, *told])))
+
+
+def left_out(sources: Sources, shown: Sequence[tuple[str, str]]) -> list[str]:
+    """A note on the settings that are no points of these models' and tasks' lines."""
+    found = sum((sources.left_out(model, task) for model, task in shown), Counter[str]())
+    why = ", ".join(f"{name}: {count}" for name, count in sorted(found.items()))
+    return [f"left out, as they are no points of these lines: {found.total()} settings ({why})"] if found else []
 
 
 def has(sources: Sources, model: str, task: str) -> bool:
@@ -63,7 +74,7 @@ def has(sources: Sources, model: str, task: str) -> bool:
 
 def panel_of(sources: Sources, model: str, task: str) -> Panel | None:
     both = sources.settings_of(model, task), sources.published_of(model, task)
-    own, theirs = (main_settings(found[found["x"].notna()]) for found in both)
+    own, theirs = (main_settings(found[found["x"] > 0]) for found in both)
     if own.empty and theirs.empty:
         return None
     lines = curves(theirs) if len(theirs) else []
@@ -79,17 +90,20 @@ def is_published(panel: Panel) -> bool:
 
 
 def laid_out(models: Sequence[Sequence[Panel | None]]) -> tuple[list[Sequence[Panel | None]], float]:
-    """Rows of panels and their height: a row for each task; the tasks of a model alone three abreast."""
+    """Rows of panels and their height: a row for each task that any model has; those of a model alone three abreast."""
     if len(models) == 1:
-        return [models[0][start : start + 3] for start in range(0, len(models[0]), 3)], 2.0
-    return list(zip(*models, strict=True)), ROW
+        there = [panel for panel in models[0] if panel is not None]
+        return [there[start : start + 3] for start in range(0, len(there), 3)], 2.0
+    return [row for row in zip(*models, strict=True) if any(row)], ROW
 
 
-def drawn(rows: Sequence[Sequence[Panel | None]], height: float, lacking: Sequence, sources: Sources) -> Drawing:
+def drawn(
+    rows: Sequence[Sequence[Panel | None]], height: float, lacking: Sequence, sources: Sources, notes: Sequence[str]
+) -> Drawing:
     """Panels as they lie, None where there is nothing; the last row may be shorter."""
     panels = [panel for row in rows for panel in row if panel is not None]
     if not panels:
-        return Drawing(missing=lacking)
+        return Drawing(missing=lacking, notes=notes)
     across = max(map(len, rows))
     width = COLUMN if across == 1 else FULL / across
     labelled = zip(panel_cells(panels, XLABEL[sources.transfers], width), panels, strict=True)
@@ -102,7 +116,7 @@ def drawn(rows: Sequence[Sequence[Panel | None]], height: float, lacking: Sequen
     for first in (panel.records.iloc[0] for panel in panels if is_published(panel)):
         alone.setdefault(str(first["model"]), []).append(str(first["task"]))
     named = [f"{model} ({', '.join(tasks)})" for model, tasks in alone.items()]
-    notes = [f"published alone, no records of it: {', '.join(named)}"] if named else []
+    notes = [*notes, *([f"published alone, no records of it: {', '.join(named)}"] if named else [])]
     if any(panel.published for panel in panels):
         notes.append("published transfers are by the paper's formula")
     columns = [name for name in (*NUMBERS, "counted_ratio", "nominal_ratio", "key") if name in numbers]

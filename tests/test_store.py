@@ -322,6 +322,17 @@ def test_records_under_other_conditions_get_a_letter_each(tmp_path: Path, capsys
     assert 'protocol.stop (A: "task", B: "paper")' in note and "dtype" not in note
 
 
+def test_of_one_setting_in_two_places_the_longer_record_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place, n in (("a", 2), ("b", 3), ("c", 3)):
+        entry(tmp_path / place).append([row(i) for i in range(n)], RUN)
+    [record] = load(tmp_path).records.to_dict("records")
+    assert record["samples"] == 3 and Path(record["path"]).is_relative_to(tmp_path / "b")
+    said = capsys.readouterr().err
+    assert said.count("the same record as in") == 2 and said.count("left out") == 2
+
+
 def test_a_method_without_a_kernel_stands_beside_those_that_have_one(tmp_path: Path) -> None:
     def add(method: str, backend: str) -> None:
         protocol = {**DENSE.protocol, "backend": backend}

@@ -49,7 +49,8 @@ class Untrusted(Exception):
 
 
 def load(root: Path) -> Frames:
-    """All records below `root`. One that does not describe itself is named on standard error and left out.
+    """All records below `root`. One that does not describe itself is named on standard error and left out; of two that
+    are the same setting, measured in two places, that with more rows is read.
 
     UserError if there is no such folder; NoRecords, which is one, if there is no record in it.
     """
@@ -60,12 +61,14 @@ def load(root: Path) -> Frames:
     for folder in folders(root):
         try:
             record, rows = read(folder)
-            if record["key"] in found:
-                raise Untrusted(f"the same record as in {found[record['key']][0]['path']}")
         except Untrusted as why:
             left_out(folder, str(why))
-        else:
-            found[record["key"]] = record, rows
+            continue
+        if twin := found.get(record["key"]):
+            more, fewer = sorted([twin, (record, rows)], key=lambda entry: -len(entry[1]))
+            left_out(fewer[0]["path"], f"the same record as in {more[0]['path']}, which has no fewer rows")
+            record, rows = more
+        found[record["key"]] = record, rows
     if not found:
         raise NoRecords(f"results={root}: there is no record in it; give the folder that a run wrote (its results_dir)")
     variants = name_variants([record for record, _ in found.values()])

@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS, DOCS = ROOT / "results", ROOT / "docs"
 GALLERY = DOCS / "gallery"
 README_MODELS = ("qwen2.5-coder-1.5b", "smollm2-135m")
+SPEED_UP = "-float16-H32-G1-D128-"
 COLOURS = 255  # of a picture; what is drawn has fewer than it seems
 HEAD = """# Gallery
 
@@ -38,16 +39,19 @@ numbers under it.
 
 def main() -> None:
     sources = load_sources(RESULTS, None)
+    # ablations are on the same 100 examples, of which some settings have more elsewhere
+    alone = {"fig7": load_sources(RESULTS / "ablations", None)}
     shutil.rmtree(GALLERY, ignore_errors=True)
     GALLERY.mkdir(parents=True)
     parts, lacking = [HEAD], []
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         for name, entry in CATALOGUE.items():
-            written, drawing = draw_one(name, sources, out, None)
+            own = alone.get(name, sources)
+            written, drawing = draw_one(name, own, out, None)
             kept = [keep(path) for path in written if path.suffix in (".png", ".md")]
             if kept:
-                parts.append(section(name, entry.title, kept, drawing, sources))
+                parts.append(section(name, entry.title, kept, drawing, own))
             else:
                 lacking.append((name, entry.title, drawing.missing))
         readme_pictures(sources, out)
@@ -103,7 +107,7 @@ def readme_pictures(sources: Sources, out: Path) -> None:
             if title in README_MODELS:
                 save(grid(title, panels, XLABEL["counted"]), out / name)
                 smaller(out / f"{name}.png", DOCS / f"{title}.png")
-        [plot] = [plot for plot in micro(sources, ["-batches"]) if "H100" in plot.name and "G1" in plot.name]
+        [plot] = [plot for plot in micro(sources, ["-batches"]) if "H100" in plot.name and SPEED_UP in plot.name]
         save(compose(plot), out / "speed-up")
         smaller(out / "speed-up.png", DOCS / "speed-up.png")
 

@@ -58,7 +58,6 @@ def hide(essays: list[int], length: int, depth: float, tokenizer: Any) -> dict[s
     question = ".\n" + QUESTION
     return {
         "id": f"{length}-{place}",
-        "cluster": str(length),  # all depths of a length hide the needle in the same text
         "prompt": tokenizer.decode(context[len(begin) :]) + question,
         "reference": REFERENCE,
         "tokens": context + ids(tokenizer, question),

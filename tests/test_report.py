@@ -234,15 +234,6 @@ def test_what_moves_nothing_is_named_and_not_drawn(tmp_path: Path, capsys: pytes
     assert 0 < right < left < math.inf and transfer_range(Panel("", records.assign(x=0.0), ())) == (1.05, 0.1)
 
 
-def test_needles_whose_rows_name_no_text_are_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for cluster in ("", "896"):
-        root = tmp_path / f"of {cluster}"
-        for method in ("dense", "h2o"):
-            measure(root, "m", "needle", method, {}, metric="needle_match", cluster=cluster)
-        write_report(root, root / "out")
-        assert ("m, needle: depths of a length share a text" in capsys.readouterr().err) == (cluster == "")
-
-
 def test_figures_beside_the_records_are_no_foreign_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = measure(tmp_path, "report", "squad", "dense", {})
     (tmp_path / "report" / "fig1.json").write_text("{}")

@@ -59,6 +59,15 @@ def test_identical_scores_do_not_differ(score: np.ndarray) -> None:
     assert (row["gained"], row["lost"]) == (0, 0) and np.isnan(row["more"]) and not row["low"] > 0
 
 
+def test_a_flag_needs_the_test_and_the_interval() -> None:
+    """Eight losses, one of them far larger: the signs are no chance, and the mean's interval has 0 in it."""
+    dense = np.full(8, 50.0)
+    few, many = dense - np.array([200, 1, 1, 1, 1, 1, 1, 1]), dense - np.arange(20, 28)
+    uneven, even = compare(made({("dense", 0): dense, ("h2o", 8): few, ("h2o", 9): many})).to_dict("records")
+    assert uneven["q"] < 0.05 and uneven["low"] < 0 < uneven["high"] and not uneven["worse"]
+    assert even["q"] < 0.05 and even["high"] < 0 and even["worse"]
+
+
 @pytest.mark.parametrize(("a", "b"), [(coins(1), coins(2)), (noise(1), noise(2))])
 @pytest.mark.parametrize("clustered", [False, True])
 def test_swapping_two_settings_negates(a: np.ndarray, b: np.ndarray, clustered: bool) -> None:

@@ -20,7 +20,7 @@ HEADLINE = "Largest compression whose loss against dense is below the margin, wi
 
 LEGEND = (
     "In brackets: what other samples of examples would give (95 %, 1.00 where they would show nothing).",
-    "↑ ↓: significantly better or worse than dense, q < 0.05 (Benjamini and Hochberg) over the settings of a task.",
+    "↑ ↓: better or worse than dense: q < 0.05 (Benjamini and Hochberg over a task) and an interval without 0.",
 )
 
 

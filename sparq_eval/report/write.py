@@ -18,7 +18,6 @@ from sparq_eval.report.figures import draw_all
 from sparq_eval.report.findings import Findings, find
 from sparq_eval.report.latex import latex, latex_headline
 from sparq_eval.report.page import write_page
-from sparq_eval.report.page.needles import METRIC as NEEDLES
 from sparq_eval.report.tables import headline_csv, headline_markdown, markdown, results_csv, samples_csv
 from sparq_eval.report.terminal import terminal_table
 from sparq_eval.report.text import decimals, fixed, gap, short_settings
@@ -55,7 +54,7 @@ def write_report(
             raise
         findings = None
     if findings is not None:
-        comment(findings.records, findings.frames.samples)
+        comment(findings.records)
         write(findings, findings.records, root, out, transfers)
     if benches:
         with writing(out):
@@ -75,7 +74,7 @@ def report_run(root: Path, entries: Sequence[Path]) -> Findings:
     own = records[[Path(path).resolve() in paths for path in records["path"]]]
     touched = records.merge(own[["model", "task"]].drop_duplicates())
     out = Path(root) / REPORT
-    comment(touched, findings.frames.samples)
+    comment(touched)
     write(findings, touched, root, out, "counted")
     console = Console()
     terminal_table(findings.of(own["key"].to_list()), console)
@@ -126,11 +125,8 @@ def choose(frames: Frames, models: Collection[str], tasks: Collection[str], meth
     return frames
 
 
-def comment(records: pd.DataFrame, samples: pd.DataFrame) -> None:
-    """Say on standard error what a reader of the tables should know and might miss. records: Findings.records; samples:
-    rows of theirs, at least.
-    """
-    alone = set(samples["key"][samples["cluster"] == ""])
+def comment(records: pd.DataFrame) -> None:
+    """Say on standard error what a reader of the tables should know and might miss. records: Findings.records."""
     for (model, task, variant), group in records.groupby(["model", "task", "variant"]):
         where = f"{model}, {task}{', variant ' if variant else ''}{variant}"
         few, many = group["samples"].min(), group["samples"].max()
@@ -138,9 +134,6 @@ def comment(records: pd.DataFrame, samples: pd.DataFrame) -> None:
             say(
                 f"note: {where}: settings were measured on {few} to {many} examples; compare those with the same number"
             )
-        if group["metric"].eq(NEEDLES).any() and not alone.isdisjoint(group["key"]):
-            why = "depths of a length share a text and its rows do not say so"
-            say(f"note: {where}: {why}: examples count as independent, so that intervals are too narrow")
         for record in group[~group["active"]].to_dict("records"):
             setting = f"{record['method']} {short_settings(record['settings'])}".strip()
             say(f"warning: {where}: {setting}: inactive: it left nothing out at any step, so its score is dense's")

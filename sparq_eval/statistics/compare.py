@@ -27,10 +27,10 @@ def compare(frames: Frames) -> pd.DataFrame:
 
     samples: examples it shares with dense; clusters: what they are resampled by. difference: of the reported values,
     setting less dense, on these; low, high: 95 %, see `bootstrap.draw`. p, test: see `significance`; q: p among the
-    settings of its model, task and variant. better, worse: q below 0.05, by the metric's direction. gained, lost: on
-    how many examples it scored better and worse; unscored: on how many one side has no finite score. more: examples
-    more to tell it from dense, see `power`; nan where it is told already. Without dense, and where a score is not
-    finite, numbers are nan and nothing is flagged.
+    settings of its model, task and variant. better, worse: q below 0.05 and an interval without 0, by the metric's
+    direction. gained, lost: on how many examples it scored better and worse; unscored: on how many one side has no
+    finite score. more: examples more to tell it from dense, see `power`; nan where it is told already. Without dense,
+    and where a score is not finite, numbers are nan and nothing is flagged.
     """
     parts = []
     nothing = {"samples": 0, "clusters": 0, "test": "", "better": False, "worse": False}
@@ -47,7 +47,7 @@ def describe(paired: Paired, upward: bool) -> dict[str, Any]:
     low, high = interval(draw(paired), paired)
     p, tests = try_chance(paired)
     q, gap = adjust(p), paired.mean if upward else -paired.mean
-    told = q < LEVEL
+    told = (q < LEVEL) & ((low > 0) | (high < 0))
     gain = np.where(paired.shared, paired.difference if upward else -paired.difference, 0)
     return {
         **{"samples": paired.samples, "clusters": paired.clusters},

@@ -88,6 +88,14 @@ def test_what_is_wrong_is_named_and_set_aside_and_measured_again(
     assert "left out" not in capsys.readouterr().err
 
 
+def test_a_setting_in_two_places_is_named_and_neither_is_set_aside(tmp_path: Path) -> None:
+    fill(tmp_path / "a", n=2)
+    long = fill(tmp_path / "b", n=4)
+    found = [finding for finding in verify(tmp_path) if "that with more rows is read" in finding.what]
+    assert len(found) == 2 and long in [finding.path for finding in found]
+    assert [set_aside(tmp_path, finding) for finding in found] == [None, None] and long.is_dir()
+
+
 def test_a_changed_record_is_not_written_to(tmp_path: Path) -> None:
     folder = fill(tmp_path)
     content = json.loads((folder / "record.json").read_bytes())

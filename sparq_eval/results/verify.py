@@ -85,9 +85,8 @@ def in_record(folder: Path, keys: dict[str, Path]) -> Iterator[Finding]:
         yield Finding(folder, str(why))
         return
     if content["key"] in keys:
-        yield Finding(folder, f"the same record as in {keys[content['key']]}")
-        return
-    keys[content["key"]] = folder
+        yield Finding(folder, f"the same record as in {keys[content['key']]}; that with more rows is read", (), False)
+    keys.setdefault(content["key"], folder)
     written = settled_bytes(folder / SAMPLES)
     parsed = parse(written)
     if parsed.unreadable or parsed.torn:

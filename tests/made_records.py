@@ -66,3 +66,11 @@ def measure(
     entry = Store(root).open(replace(identity, **of_identity), metric=metric, higher_is_better=upward)
     entry.append(rows, {"started": "now"})
     return entry.path
+
+
+def measure_all(root: Path) -> Path:
+    """All of SETTINGS on two tasks."""
+    for task in ("squad", "repetition"):
+        for method, settings in SETTINGS:
+            measure(root, "org/m_1", task, method, settings)
+    return root

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from made_records import SETTINGS, measure
+from made_records import SETTINGS, measure, measure_all
 from rich.console import Console
 
 from sparq_eval.report import terminal_table, write_report
@@ -27,11 +27,7 @@ from sparq_eval.results import load
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("results")
-    for task in ("squad", "repetition"):
-        for method, settings in SETTINGS:
-            measure(folder, "org/m_1", task, method, settings)
-    return folder
+    return measure_all(tmp_path_factory.mktemp("results"))
 
 
 TEX = re.compile(r"(?:\\[a-z]+\d*(?:\{\})?|\\[{}$&#_%]|\{[\[\]*]?\}|[^\\{}$&#_%~^<>|\"`\[\]*])*")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from made_records import OUTPUTS, SETTINGS, measure, moved
+from made_records import OUTPUTS, SETTINGS, measure, measure_all, moved
 from matplotlib.image import imread
 
 from sparq_eval.errors import UserError
@@ -29,11 +29,7 @@ from sparq_eval.results.verify import verify
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("results")
-    for task in ("squad", "repetition"):
-        for method, settings in SETTINGS:
-            measure(folder, "org/m_1", task, method, settings)
-    return folder
+    return measure_all(tmp_path_factory.mktemp("results"))
 
 
 @pytest.fixture(scope="module")

@@ -22,32 +22,21 @@ def main() -> None:
     """Write the report, print its table and where it is. A user's mistake is one sentence and status 2."""
     options = parser().parse_args()
     out = options.out or options.results / REPORT
+    chosen = {
+        "models": options.model,
+        "tasks": options.task,
+        "methods": options.method,
+        "transfers": options.transfers,
+        "published": options.published,
+    }
     try:
         if options.between:
             print(describe_pair(load(options.results), *options.between), end="")
             return
         if options.figure:
-            draw_figures(
-                options.figure,
-                options.results,
-                out,
-                published=options.published,
-                models=options.model,
-                tasks=options.task,
-                methods=options.method,
-                transfers=options.transfers,
-            )
+            draw_figures(options.figure, options.results, out, **chosen)
             return
-        findings = write_report(
-            options.results,
-            out,
-            models=options.model,
-            tasks=options.task,
-            methods=options.method,
-            transfers=options.transfers,
-            published=options.published,
-            margin=options.margin,
-        )
+        findings = write_report(options.results, out, margin=options.margin, **chosen)
     except UserError as error:
         fail(error, "sparq_eval.report")
     console = Console()

@@ -1,9 +1,7 @@
 """The record of an analysis: what the attention scores, queries, keys and values of a model look like on a task."""
 
-import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -11,11 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sparq_eval.errors import UserError
-from sparq_eval.progress import say
-from sparq_eval.results.bench import moment
-from sparq_eval.results.record import canonical, safe
-from sparq_eval.results.whole import write_whole
+from sparq_eval.results.record import safe
+from sparq_eval.results.whole import key_of, load_whole, read_whole, require_keys, write_whole
 
 SCHEMA = 1
 NAME = re.compile(r"analysis-.+-([0-9a-f]{12})\.json")
@@ -74,7 +69,7 @@ class Analysis:
     @property
     def key(self) -> str:
         """The first 12 digits of the sha256 of the content's canonical JSON."""
-        return hashlib.sha256(canonical(self.content).encode()).hexdigest()[:12]
+        return key_of(self.content)
 
     def save(self, folder: Path) -> Path:
         """Write the record into `folder`, in one step, under a name that its content decides."""
@@ -125,39 +120,14 @@ def is_analysis(name: str) -> bool:
 
 def read_analysis(path: Path) -> Analysis:
     """The record at `path`. UserError, in one sentence, if it is not one or was changed since it was written."""
-    path = Path(path)
-    try:
-        content = json.loads(path.read_bytes())
-        if not isinstance(content, dict):
-            raise ValueError("an object is needed")
-        if content.get("schema") != SCHEMA:
-            raise ValueError(f"schema={content.get('schema')!r}: this version reads {SCHEMA}")
-        names = {field.name for field in fields(Analysis)}
-        if content.keys() != names | {"schema"}:
-            raise ValueError(f"its keys must be {', '.join(sorted(names))}; got {', '.join(sorted(content))}")
-        analysis = Analysis(**{name: content[name] for name in names})
-        named = NAME.fullmatch(path.name)
-        if named and named[1] != analysis.key:
-            raise ValueError(f"its content hashes to {analysis.key}, not to its name: it was changed by hand")
-    except OSError as error:
-        raise UserError(f"{path}: could not be read ({error.strerror})") from error
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: no record of an analysis: {error}") from error
-    return analysis
+    return read_whole(path, "an analysis", SCHEMA, NAME, build)
+
+
+def build(content: dict[str, Any]) -> Analysis:
+    require_keys(content, {field.name for field in fields(Analysis)})
+    return Analysis(**content)
 
 
 def load_analyses(root: Path) -> list[Analysis]:
-    """The records of analyses below `root`, oldest first. One that cannot be read is named on standard error and left
-    out; one that lies there twice counts once.
-    """
-    found: dict[str, Analysis] = {}
-    for parent, below, names in os.walk(root):
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        for name in filter(is_analysis, sorted(names)):
-            try:
-                analysis = read_analysis(Path(parent) / name)
-            except UserError as error:
-                say(f"warning: {error}; left out")
-            else:
-                found.setdefault(analysis.key, analysis)
-    return sorted(found.values(), key=lambda analysis: (moment(analysis.when), analysis.key))
+    """The records of analyses below `root`, see `load_whole`."""
+    return load_whole(root, NAME, read_analysis)

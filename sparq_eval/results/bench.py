@@ -1,20 +1,15 @@
 """The record of a benchmark run: its timed rows with the machine, that machine's ceilings, and what made it."""
 
-import hashlib
 import json
-import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sparq_eval.errors import UserError
-from sparq_eval.progress import say
 from sparq_eval.results.bench_rows import KINDS, BenchRow, read_row
-from sparq_eval.results.record import canonical, plain, safe
-from sparq_eval.results.whole import write_whole
+from sparq_eval.results.record import plain, safe
+from sparq_eval.results.whole import key_of, load_whole, read_whole, require_keys, write_whole
 
 SCHEMA = 1
 CEILINGS = ("copy", "matmul")
@@ -78,7 +73,7 @@ class Bench:
     @property
     def key(self) -> str:
         """The first 12 digits of the sha256 of the content's canonical JSON."""
-        return hashlib.sha256(canonical(self.content).encode()).hexdigest()[:12]
+        return key_of(self.content)
 
     def save(self, folder: Path) -> Path:
         """Write the record into `folder`, in one step, under a name that its content decides."""
@@ -94,51 +89,17 @@ def is_bench(name: str) -> bool:
 
 def read(path: Path) -> Bench:
     """The record at `path`. UserError, in one sentence, if it is not one or was changed since it was written."""
-    path = Path(path)
-    try:
-        content = json.loads(path.read_bytes())
-        if not isinstance(content, dict):
-            raise ValueError("an object is needed")
-        if content.get("schema") != SCHEMA:
-            raise ValueError(f"schema={content.get('schema')!r}: this version reads {SCHEMA}")
-        names = {"schema", *(field.name for field in fields(Bench))}
-        if content.keys() | {"note"} != names:
-            raise ValueError(f"its keys must be {', '.join(sorted(names))}; got {', '.join(sorted(content))}")
-        if content["kind"] not in KINDS or not isinstance(content["rows"], list):
-            raise ValueError(f"kind={content['kind']!r} must be one of {', '.join(KINDS)}, and rows a list")
-        rows = tuple(read_row(content["kind"], place, row) for place, row in enumerate(content["rows"]))
-        bench = Bench(**{name: content[name] for name in content.keys() - {"schema", "rows"}}, rows=rows)
-        named = NAME.fullmatch(path.name)
-        if named and named[1] != bench.key:
-            raise ValueError(f"its content hashes to {bench.key}, not to its name: it was changed by hand")
-    except OSError as error:
-        raise UserError(f"{path}: could not be read ({error.strerror})") from error
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: no record of a benchmark: {error}") from error
-    return bench
+    return read_whole(path, "a benchmark", SCHEMA, NAME, build)
+
+
+def build(content: dict[str, Any]) -> Bench:
+    require_keys(content, {field.name for field in fields(Bench)}, optional=frozenset({"note"}))
+    if content["kind"] not in KINDS or not isinstance(content["rows"], list):
+        raise ValueError(f"kind={content['kind']!r} must be one of {', '.join(KINDS)}, and rows a list")
+    rows = tuple(read_row(content["kind"], place, row) for place, row in enumerate(content["rows"]))
+    return Bench(**content | {"rows": rows})
 
 
 def load_benches(root: Path) -> list[Bench]:
-    """The records of benchmarks below `root`, oldest first. One that cannot be read is named on standard error and
-    left out; one that lies there twice counts once.
-    """
-    found: dict[str, Bench] = {}
-    for path in paths(Path(root)):
-        try:
-            bench = read(path)
-        except UserError as error:
-            say(f"warning: {error}; left out")
-        else:
-            found.setdefault(bench.key, bench)
-    return sorted(found.values(), key=lambda bench: (moment(bench.when), bench.key))
-
-
-def moment(when: str) -> float:
-    """ISO date and time as seconds since 1970."""
-    return datetime.fromisoformat(when).timestamp()
-
-
-def paths(root: Path) -> Iterator[Path]:
-    for parent, below, names in os.walk(root):
-        below.sort()
-        yield from (Path(parent) / name for name in sorted(names) if is_bench(name))
+    """The records of benchmarks below `root`, see `load_whole`."""
+    return load_whole(root, NAME, read)

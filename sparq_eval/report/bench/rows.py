@@ -8,8 +8,9 @@ from typing import Any
 import pandas as pd
 
 from sparq_eval.progress import say
-from sparq_eval.results.bench import Bench, moment
+from sparq_eval.results.bench import Bench
 from sparq_eval.results.bench_rows import KINDS
+from sparq_eval.results.whole import moment
 
 PLACE = ("device", "dtype")
 # rows may be compared where these are the same

@@ -48,8 +48,10 @@ class Hungry(Bad):
 
 @dataclass(frozen=True)
 class Slow(Bad):
-    """Takes its time, so that a job can be met in its midst."""
+    """Takes its time, so that a job can be met in its midst, and goes no further while the file HELD is there."""
 
     def attend(self, step: Step, state: State) -> tuple[Attended, State]:
         time.sleep(float(os.environ.get("SLOW", "0.03")))
+        while os.path.exists(os.environ.get("HELD", "")):
+            time.sleep(0.1)
         return super().attend(step, state)

@@ -22,9 +22,10 @@ from sparq_eval.errors import UserError
 from sparq_eval.evaluate.settings import read_settings
 from sparq_eval.overrides import CONFIGS, check_overrides
 from sparq_eval.report.analysis import newest
+from sparq_eval.report.needles import needles
 from sparq_eval.report.paper import draw_figures
 from sparq_eval.report.paper.catalogue import CATALOGUE
-from sparq_eval.report.paper.needle import cells, compressions, depth_of
+from sparq_eval.report.paper.needle import cells, compressions
 from sparq_eval.report.paper.sources import Sources, load_sources, main_settings
 from sparq_eval.report.paper.table2 import interpolate, rows_of
 from sparq_eval.report.paper.table3 import bins
@@ -37,7 +38,7 @@ TASKS = ("squad", "repetition")
 MISTRAL = ("mistral-7b", "triviaqa")
 
 
-def needles(root: Path, model: str) -> None:
+def write_needles(root: Path, model: str) -> None:
     """Made-up answers to the needle task: found at depths from a length's own on."""
     for method, settings, share in NEEDLES:
         identity = Identity({"name": model}, "needle", {}, method, settings, {}, {})
@@ -93,7 +94,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         task = f"squad_train_{contexts}"
         measure(folder, "mine", task, "dense", {}, n=2, prompt_tokens=1000 * 2**place)
         measure(folder, "mine", task, "sparq", sparq(16), n=2, prompt_tokens=1000 * 2**place)
-    needles(folder, "mine")
+    write_needles(folder, "mine")
     for machine, dtype in ((GPU, "float16"), (CPU, "float32")):
         few = [row for row in attention(machine, dtype, few=True) if row.r in (None, 16) and row.copy in (None, "same")]
         bench(few, machine).save(folder)
@@ -266,12 +267,14 @@ def test_every_length_has_a_bin() -> None:
     assert bins(pd.Series([1024, 2048])).to_list() == ["1k", "2k"]
 
 
-@pytest.mark.parametrize("depths", [2, 4, 5, 17])
-def test_a_depth_is_the_same_at_every_length(depths: int) -> None:
-    found = [
-        [depth_of(int(depth * length), length) for depth in np.linspace(0, 1, depths)] for length in (896, 1920, 32640)
-    ]
-    assert found[0] == found[1] == found[2] == pytest.approx(np.linspace(0, 1, depths))
+@pytest.mark.parametrize("shortest", [19, 99, 896])
+@pytest.mark.parametrize("count", [1, 2, 5, 17])
+def test_depths_of_needles_are_those_that_were_meant_at_every_length(shortest: int, count: int) -> None:
+    meant = np.linspace(0, 1, count)
+    ids = [f"{length}-{int(depth * length)}" for length in (shortest, 7 * shortest + 3, 32640) for depth in meant]
+    found = needles(pd.DataFrame({"id": [*ids, "no needle"]}))
+    assert found["depth"].to_list() == pytest.approx([*meant] * 3, abs=1 / 32640)
+    assert found["length"].unique().tolist() == [shortest, 7 * shortest + 3, 32640]
 
 
 def test_interpolation_is_exact_at_settings_and_between_them_elsewhere() -> None:

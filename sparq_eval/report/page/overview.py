@@ -9,7 +9,7 @@ from matplotlib.colors import to_hex
 
 from sparq_eval.report.curves import Curve, curves
 from sparq_eval.report.figures import UNIT
-from sparq_eval.report.page.needles import needles
+from sparq_eval.report.page.needles import needle_maps
 from sparq_eval.report.page.pack import Strings, numbers
 from sparq_eval.report.page.provenance import Provenance
 from sparq_eval.report.panel import Panel, score_range
@@ -153,5 +153,5 @@ def group(
             }
             for line in lines
         ],
-        "needles": needles(rows, str(first["metric"])),
+        "needles": needle_maps(rows, str(first["metric"])),
     }

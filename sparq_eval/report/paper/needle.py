@@ -1,7 +1,6 @@
 """The needle in a haystack: what was found at each length and depth, as heatmaps (Figure A4)."""
 
 import math
-from fractions import Fraction
 
 import numpy as np
 import pandas as pd
@@ -10,14 +9,13 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from sparq_eval.report.canvas import COLUMN, FULL, blank
+from sparq_eval.report.needles import needles
 from sparq_eval.report.paper.drawing import Drawing, Picture, keys
 from sparq_eval.report.paper.models import NEEDLE_MODEL, missing
 from sparq_eval.report.paper.sources import Sources, plain
 from sparq_eval.report.style import COLOURS, drawable, label_of
 from sparq_eval.results.record import safe
 
-ID = r"^(\d+)-(\d+)$"  # tokens of essays, and before how many of them the needle is
-DEPTHS = 32  # the most that tell apart
 QUESTION = 128  # tokens that are kept for the needle and the question: 896 of essays make a prompt of 1,024
 WORSE_TO_BETTER = LinearSegmentedColormap.from_list("found", ["#F3F3F3", "#B5CFE3", COLOURS["sparq"], "#00304F"])
 
@@ -32,12 +30,8 @@ def cells(sources: Sources) -> pd.DataFrame:
     samples = sources.samples
     if samples.empty:
         return pd.DataFrame(columns=names)
-    samples = samples[(samples["task"] == "needle") & samples["variant"].isin(("", "A"))]
-    parts = samples["id"].astype(str).str.extract(ID).dropna().astype(int)
-    samples = samples.loc[parts.index].assign(
-        length=parts[0] + QUESTION,
-        depth=[depth_of(place, tokens) for tokens, place in parts.itertuples(index=False)],
-    )
+    samples = needles(samples[(samples["task"] == "needle") & samples["variant"].isin(("", "A"))])
+    samples = samples.assign(length=samples["length"] + QUESTION)
     levels = compressions(sources.records[sources.records["key"].isin(samples["key"])], sources.ratio)
     samples = samples[samples["key"].isin(levels)]
     return samples.assign(compression=samples["key"].map(levels))[names].reset_index(drop=True)
@@ -55,11 +49,6 @@ def compressions(records: pd.DataFrame, share: str = "counted_ratio") -> dict[st
     chosen = records.assign(level=level, far=far).sort_values("far", kind="stable")
     chosen = chosen.drop_duplicates(["model", "method", "level"])
     return dict(zip(chosen["key"], chosen["level"], strict=True))
-
-
-def depth_of(place: int, length: int) -> float:
-    """The depth whose share of the length was rounded down to this place: the same number at every length."""
-    return float(Fraction(2 * place + 1, 2 * length).limit_denominator(DEPTHS)) if length else 0.0
 
 
 def lacking(rows: pd.DataFrame) -> list:

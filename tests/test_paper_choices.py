@@ -13,7 +13,7 @@ from test_paper import sparq
 from sparq_eval.errors import UserError
 from sparq_eval.report.panel import emptiest
 from sparq_eval.report.paper import draw_figures
-from sparq_eval.report.paper.ablations import unfolded
+from sparq_eval.report.paper.ablations import figure_7, unfolded
 from sparq_eval.report.paper.length import at_compression
 from sparq_eval.report.paper.published import Paper
 from sparq_eval.report.paper.sources import load_sources, main_settings, plain
@@ -60,6 +60,28 @@ def test_the_way_to_reallocate_with_most_settings_is_drawn(tmp_path: Path) -> No
     draw_figures(["fig7"], tmp_path, tmp_path / "out")
     budgets = pd.read_csv(tmp_path / "out/fig7.csv").query("panel == 'c'").dropna(subset="k")
     assert sorted(zip(budgets["r"], budgets["k"], strict=True)) == [(r, k) for r in (8, 16, 32) for k in (64, 128)]
+
+
+def test_the_papers_ablations_lie_under_its_models_and_beside_another_models(
+    root: Path, shared: Path, tmp_path: Path
+) -> None:
+    if not (shared / "paper/results.csv").is_file():
+        pytest.skip("no published results")
+
+    def titles(folder: Path) -> list[str]:
+        [picture] = figure_7(load_sources(folder, shared / "paper")).pictures
+        assert picture.figure is not None
+        return [axes.get_title().replace("\n", " ") for axes in picture.figure.axes if axes.get_title()]
+
+    for settings in (sparq(16), sparq(32), sparq(16, 64), sparq(32, 64)):
+        measure(tmp_path, "llama2-7b", "squad", "sparq", settings, n=3)
+    published = ["(a) squad", "(b) squad", "(c) squad", "(c) repetition"]
+    both, beside = titles(tmp_path), titles(root)
+    assert [title.split(",")[0] for title in both] == published
+    assert [title.endswith("(published)") for title in both] == [True, True, False, True]
+    theirs = [title for title in beside if title.endswith("(published)")]
+    assert [title.split(", n")[0].split(", k")[0] for title in theirs] == [f"{name}, llama2-7b" for name in published]
+    assert [title.split(",")[0] for title in beside if title not in theirs] == ["(a) squad", "(b) squad"]
 
 
 def test_trade_offs_say_how_many_settings_they_leave_out(root: Path, tmp_path: Path, capsys: Any) -> None:

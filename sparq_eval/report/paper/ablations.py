@@ -25,8 +25,11 @@ MARKS = tuple(MARKERS.values())
 
 
 def figure_7(sources: Sources) -> Drawing:
-    """Of the paper's Llama 2 7B where there is something of it, otherwise of the model with most settings of SparQ."""
+    """Of the paper's Llama 2 7B where there are records of it, otherwise of the model with most settings of SparQ. What
+    was published lies under the one, and in panels of its own beside the other: its scores are another model's.
+    """
     model = model_of(sources)
+    same = model == LLAMA2_7B.name
     makers = {"a": by_score, "b": by_temperature, "c": by_budgets}
     cells: list[Cell | None] = []
     numbers, alone = [], []
@@ -35,15 +38,15 @@ def figure_7(sources: Sources) -> Drawing:
         for task in SWEPT if letter == "c" else (TASK,):
             own = select(letter, unfolded(sources.settings_of(model, task)))
             theirs = select(letter, unfolded(sources.published_of(LLAMA2_7B.name, task, f"Fig 7{letter}")))
-            if LLAMA2_7B.name != model:
-                theirs = theirs.head(0)
             if own.empty:
                 lacking.setdefault(command(task), (task, []))[1].append(letter)
-            if own.empty and theirs.empty:
-                continue
-            if own.empty:
+            if own.empty and len(theirs):
                 alone.append(f"{letter} ({task})")
-            cells.append(make(f"({letter}) {task}", own, theirs, sources))
+            title = f"({letter}) {task}"
+            panels = [(title, own, theirs)]
+            if not same:
+                panels = [(title, own, theirs.head(0)), (f"{title}, {LLAMA2_7B.name}", own.head(0), theirs)]
+            cells += [make(*each, sources) for each in panels if len(each[1]) or len(each[2])]
             numbers.append(own.assign(panel=letter))
     missing = [
         Missing(f"{LLAMA2_7B.name} {task}, {'panels' if len(letters) > 1 else 'panel'} {', '.join(letters)}", words)
@@ -69,7 +72,7 @@ def command(task: str) -> str:
 
 def model_of(sources: Sources) -> str:
     sparq = sources.records[(sources.records["method"] == "sparq") & sources.records["task"].isin(SWEPT)]
-    if (sparq["model"] == LLAMA2_7B.name).any() or sources.paper.given or sparq.empty:
+    if (sparq["model"] == LLAMA2_7B.name).any() or sparq.empty:
         return LLAMA2_7B.name
     return str(sparq.groupby("model")["settings"].nunique().idxmax())
 

@@ -74,7 +74,8 @@ class Certificate:
 class Answer:
     """What one setting answered to one request, whose `index` and `part` it has.
 
-    tokens: generated ids (cut at `until`), or the forced ones; output: their text.
+    tokens: generated ids (cut at `until`), or the forced ones; output: their text. token_lengths: how many characters
+    of it each generated token adds, 0 where a character is not whole yet.
     loglikelihood: sum of log-probabilities in nats of the forced tokens (None when generating); greedy: whether each of
     them was the likeliest.
     finite: whether all logits were.
@@ -89,3 +90,4 @@ class Answer:
     greedy: bool | None = None
     finite: bool = True
     part: int = 0
+    token_lengths: tuple[int, ...] = ()

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from sparq_eval.results import Frames, Identity, Row, Store
-from sparq_eval.results.prompts import digest, keep_prompts
+from sparq_eval.results.prompts import Prompt, keep_prompts
 
 HOSTILE = (
     "</script><script>alert(1)</script>",
@@ -32,7 +32,7 @@ def write_records(root: Path, n: int = 40) -> None:
     """Two models; the second has a name that would be markup."""
     for model in ("org/m_1", MODEL):
         for task in ("squad", "bits") if model == MODEL else ("squad", "needle"):
-            prompts = [prompt(task, index) for index in range(n)]
+            prompts = [Prompt(prompt(task, index), references(index)) for index in range(n)]
             folders = {measure(root, model, task, *setting, prompts).parent for setting in SETTINGS}
             # the prompts of the second model were not kept
             for folder in folders if model != MODEL else ():
@@ -43,7 +43,18 @@ def prompt(task: str, index: int) -> str:
     return f"{HOSTILE[index % 2]} question {index} of {task}\n"
 
 
-def measure(root: Path, model: str, task: str, method: str, settings: dict, prompts: list[str]) -> Path:
+def references(index: int) -> tuple[str, ...]:
+    """Of every third example none, of the others one or nine."""
+    return tuple(f"the answer of {index} is {HOSTILE[0]} {n}" for n in range((0, 1, 9)[index % 3]))
+
+
+def lengths(output: str) -> str:
+    """Tokens of four characters, with one between that makes none whole."""
+    whole, rest = divmod(len(output), 4)
+    return " ".join(["4 0"] * whole + [str(rest)])
+
+
+def measure(root: Path, model: str, task: str, method: str, settings: dict, prompts: list[Prompt]) -> Path:
     identity = Identity({"name": model}, task, {"set": task}, method, settings, {"dtype": "float32"}, {"torch": "2"})
     chance = random.Random(f"{model} {task} {method} {settings}")
     metric = {"squad": "prefix_match", "needle": "needle_match", "bits": "bits_per_character"}[task]
@@ -73,7 +84,8 @@ def measure(root: Path, model: str, task: str, method: str, settings: dict, prom
                 finite=True,
                 seconds=0.1,
                 cluster=f"c{index // 2}",
-                prompt=digest(prompts[index]),
+                prompt=prompts[index].name,
+                token_lengths=lengths(output) if model != MODEL else "",
             )
         )
     entry = Store(root).open(identity, metric=metric, higher_is_better=task != "bits")

@@ -2,15 +2,18 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny import CONFIGS, DEVICE, Letters, naive_logits, tiny_model, tiny_requests
 
 from sparq_eval.hf.engine import Engine
 from sparq_eval.hf.families import shape_of
-from sparq_eval.hf.generation import stop_at
+from sparq_eval.hf.generation import lengths_of, stop_at
 from sparq_eval.hf.recorded import Recorded
 from sparq_eval.methods import H2O, Dense, FlexGen, LMInfinite, Method, SparQ
 from sparq_eval.request import Answer, Request
@@ -132,6 +135,18 @@ def test_a_stop_string_counts_only_after_some_text() -> None:
     assert stop_at("Paris", []) is None
 
 
+def of_bytes(tokens: Sequence[int]) -> str:
+    return bytes(tokens).decode("utf-8", "replace")
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\ufffd")), st.integers(0, 9))
+def test_a_token_adds_the_characters_that_it_makes_whole(text: str, kept: int) -> None:
+    tokens, output = list(text.encode()), text[: len(text) - kept] if kept < len(text) else ""
+    found = lengths_of(tokens, output, of_bytes)
+    whole = [length for letter in text for length in (*[0] * (len(letter.encode()) - 1), 1)]
+    assert list(found) == [*whole[: len(output.encode())], *[0] * (len(tokens) - len(output.encode()))]
+
+
 def with_contexts(requests: list[Request]) -> list[Request]:
     return [dataclasses.replace(r, context=max(1, len(r.prompt) - 3 - 2 * r.index)) for r in requests]
 
@@ -142,8 +157,8 @@ def test_starting_from_the_context_is_decoding_the_question_naively(kind: str) -
     requests = with_contexts(tiny_requests([5, 30, 17, 41], steps=8))
     answers = engine.answer(requests, methods[:2], methods)
     assert len(answers) == 2 + len(methods)
-    for method, given in zip(methods, answers[2:], strict=True):
-        for request, answer in zip(requests, given, strict=True):
+    for method, others in zip(methods, answers[2:], strict=True):
+        for request, answer in zip(requests, others, strict=True):
             question = request.prompt[request.context :]
             context = dataclasses.replace(request, prompt=request.prompt[: request.context])
             logits = naive_logits(engine.model, method, context, question + answer.tokens)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from library import CONTEXT, TASKS, write_model, write_tasks
+from library import CONTEXT, QUESTIONS, TASKS, write_model, write_tasks
 from lm_eval.api.instance import Instance
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
@@ -206,6 +206,14 @@ def test_every_kind_of_task_is_recorded_under_every_setting(
             )
             assert all(row.decode_steps and row.sparse_steps for row in rows)
             assert all(row.counted < row.counted_dense for row in rows)
+
+
+def test_references_are_the_texts_and_options_that_are_right(cells: dict[str, Cell]) -> None:
+    right = [(options[place].strip(),) for _, options, place in QUESTIONS]
+    for name in FIRST:
+        task = cells[f"lm_eval/{name}"].task
+        found = [tuple(text.strip() for text in task.references(index)) for index in range(len(task))]
+        assert found == (right if name in ("my_choice", "my_words") else [()] * len(task))
 
 
 def test_an_example_of_several_requests_is_one_row(cells: dict[str, Cell], dense: SparqEval) -> None:

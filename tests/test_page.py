@@ -14,15 +14,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from page_records import DEPTHS, HOSTILE, LENGTHS, METHOD, MODEL, RUN, compared, headlines, many, prompt, write_records
+from page_records import (
+    DEPTHS,
+    HOSTILE,
+    LENGTHS,
+    METHOD,
+    MODEL,
+    RUN,
+    compared,
+    headlines,
+    many,
+    prompt,
+    references,
+    write_records,
+)
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from sparq_eval.report.page import PAGE, write_page
 from sparq_eval.report.page.answers import PIECE, Prompts
-from sparq_eval.report.page.needles import depths
 from sparq_eval.report.page.pack import number, pack
 from sparq_eval.results import Frames, load
-from sparq_eval.results.prompts import load_prompts
+from sparq_eval.results.prompts import Prompt, load_prompts
 
 DRAWN, ANSWERED = '#curves[aria-busy="false"]', '#answer[aria-busy="false"]'
 
@@ -222,16 +234,6 @@ def test_needle_maps_hold_the_scores_of_their_rows(opened: Opened, frames: Frame
         assert np.array_equal(np.array(found), scores.reshape(len(LENGTHS), DEPTHS).T)
 
 
-@pytest.mark.parametrize("length", [1, 7, 896, 32640])
-@pytest.mark.parametrize("steps", [1, 2, 5, 17])
-def test_depths_of_needles_are_those_that_were_meant(length: int, steps: int) -> None:
-    meant = np.linspace(0, 1, steps)
-    places = [(size, int(depth * size)) for size in (length, 5 * length) for depth in meant]
-    found = depths(pd.Series([place / size for size, place in places]), 1 / length)
-    if length > steps:
-        assert found == pytest.approx(meant, abs=1 / length)
-
-
 @pytest.mark.parametrize(("model", "task"), [("org/m_1", "squad"), (MODEL, "bits")])
 @pytest.mark.parametrize("pair", [(0, 1), (2, 5)])
 def test_the_explorer_lists_the_examples_whose_scores_differ(
@@ -257,16 +259,41 @@ def test_the_explorer_lists_the_examples_whose_scores_differ(
 
 def test_the_first_difference_is_marked_and_the_prompt_comes_when_asked(opened: Opened) -> None:
     page = opened.page
-    explore(opened, "org/m_1", "squad", 0, 1)
+    first = "[...document.querySelectorAll('#answer .side > pre')].map(pre => pre.firstChild.textContent)"
+    explore(opened, MODEL, "squad", 0, 1)
     assert page.locator("#answer .side > pre mark").first.text_content() == "right"
-    before = opened.ask("[...document.querySelectorAll('#answer .side > pre')].map(pre => pre.firstChild.textContent)")
     number = int(page.inner_text("#answer > .note").split(",")[0].removeprefix("example "))
-    assert before == [f"the answer of {number} is "] * 2
+    assert opened.ask(first) == [f"the answer of {number} is "] * 2
+    assert "first differing word is marked" in page.inner_text("#answer > .note")
+    explore(opened, "org/m_1", "squad", 0, 1)
+    number = int(page.inner_text("#answer > .note").split(",")[0].removeprefix("example "))
+    texts = [page.locator("#answer .side > pre").nth(side).text_content() or "" for side in (0, 1)]
+    at = 4 * next(n for n in range(99) if texts[0][: 4 * n + 4] != texts[1][: 4 * n + 4])
+    assert opened.ask(first) == [text[:at] for text in texts]
+    marks = page.locator("#answer .side > pre mark")
+    assert [marks.nth(side).text_content() for side in (0, 1)] == [text[at : at + 4] for text in texts]
+    assert f"the texts part at token {at // 4 + 1}" in page.inner_text("#answer > .note")
     page.locator("#answer summary", has_text="Prompt").click()
     page.wait_for_selector("#answer > details pre:not(:empty)")
     assert page.locator("#answer > details pre").text_content() == prompt("squad", number)
     explore(opened, MODEL, "bits", 0, 1)
     assert "not kept" in page.inner_text("#answer")
+
+
+def test_the_explorer_shows_the_answers_that_are_right(opened: Opened) -> None:
+    page = opened.page
+    explore(opened, "org/m_1", "squad", 0, 1, "all")
+    shown = set()
+    for place in range(9):
+        page.locator("#flips button").nth(place).click()
+        page.wait_for_selector(ANSWERED)
+        number = int(page.inner_text("#answer > .note").split(",")[0].removeprefix("example "))
+        right = references(number)
+        found = page.locator("#answer > .references li")
+        assert [found.nth(n).text_content() for n in range(found.count())] == list(right)
+        assert page.locator("#answer > .references summary", has_text="4 more").count() == (len(right) == 9)
+        shown.add(len(right))
+    assert shown == {0, 1, 9}
 
 
 def test_each_record_says_what_made_it(opened: Opened, frames: Frames) -> None:
@@ -343,22 +370,33 @@ def test_its_policy_lets_nothing_else_run_or_be_fetched(opened: Opened) -> None:
     del opened.asked[1:]
 
 
-def test_texts_part_at_their_first_differing_word(opened: Opened) -> None:
+def test_texts_part_at_their_first_differing_word_or_token(opened: Opened) -> None:
     chance = random.Random(5)
     letters = ["a", "bc", " ", "\n", "é", "模", "😀", ".", "<b>", "1851", "x_1"]
-    texts = ["".join(chance.choices(letters, k=chance.randrange(9))) for _ in range(40)]
+    texts = [chance.choices(letters, k=chance.randrange(9)) for _ in range(40)]
     pairs = list(itertools.product(texts, repeat=2))
-    for (one, other), parted in zip(
-        pairs, opened.ask("pairs => pairs.map(([a, b]) => part(a, b))", pairs), strict=True
-    ):
-        if one == other:
-            assert parted is None
-            continue
-        left, right = parted
-        assert "".join(left) == one and "".join(right) == other
-        assert left[0] == right[0] and left[1] != right[1]
-    [[left, right]] = opened.ask("pairs => pairs.map(([a, b]) => part(a, b))", [["born in 1851.", "born in 1852."]])
-    assert left == ["born in ", "1851", "."] and right == ["born in ", "1852", "."]
+    apart = "pairs => pairs.map(([texts, lengths]) => part(texts, lengths))"
+    whole = [["".join(text) for text in pair] for pair in pairs]
+    # a token that makes no character whole stands before each
+    lengths = [[" ".join(f"0 {len(letter)}" for letter in text) for text in pair] for pair in pairs]
+    shorter = [[known + " 1" for known in pair] for pair in lengths]
+    for unit, told in (("token", lengths), ("word", [["", ""]] * len(pairs)), ("word", shorter)):
+        found = opened.ask(apart, list(zip(whole, told, strict=True)))
+        for pair, (one, other), parted in zip(pairs, whole, found, strict=True):
+            if one == other:
+                assert parted is None
+                continue
+            left, right = parted["sides"]
+            assert "".join(left) == one and "".join(right) == other
+            assert left[0] == right[0] and left[1] != right[1]
+            if one and other:
+                assert parted["unit"] == unit
+            if parted["unit"] == "token":
+                place = next(n for n, (a, b) in enumerate(itertools.zip_longest(*pair)) if a != b)
+                assert left[0] == "".join(pair[0][:place]) and parted["number"] == place + 1
+                assert [left[1], right[1]] == [(text[place : place + 1] or [""])[0] for text in pair]
+    [parted] = opened.ask(apart, [[["born in 1851.", "born in 1852."], ["", ""]]])
+    assert parted["sides"] == [["born in ", "1851", "."], ["born in ", "1852", "."]]
 
 
 def test_a_narrow_window_scrolls_downwards_only(opened: Opened) -> None:
@@ -423,7 +461,7 @@ def test_packed_text_comes_back(text: str) -> None:
 
 def test_prompts_lie_in_pieces_of_a_bounded_size_each_once() -> None:
     texts = {f"{place:016x}": "x" * (PIECE // 3) + str(place) for place in range(7)} | {"long": "y" * 2 * PIECE}
-    prompts = Prompts(texts)
+    prompts = Prompts({name: Prompt(text) for name, text in texts.items()})
     places = {name: prompts.place(name) for name in [*texts, *texts]}
     assert prompts.place("never kept") is None and len(set(places.values())) == len(texts)
     blocks = prompts.blocks

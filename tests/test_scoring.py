@@ -63,6 +63,16 @@ def test_scores_follow_the_answers_whatever_their_order(tasks: dict[str, Task]) 
         assert task.score([one]) == {one.index: scores[one.index]}
 
 
+def test_references_as_answers_have_the_best_scores(tasks: dict[str, Task]) -> None:
+    for name, task in tasks.items():
+        for index in range(min(20, len(task))):
+            references = task.references(index)
+            assert bool(references) == (name != "wikitext_bpc"), "of a text to score it is the text itself"
+            for text in references:
+                best = len(text.lstrip()) if name == "repetition" else 1
+                assert task.score([answer(index, text)]) == {index: pytest.approx(best)}, (name, text)
+
+
 def test_no_answers_have_no_scores(tasks: dict[str, Task]) -> None:
     assert tasks["squad"].score([]) == {}
 

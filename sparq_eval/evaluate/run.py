@@ -20,7 +20,7 @@ from sparq_eval.hf.speed import decode_speed, same_answers
 from sparq_eval.hf.workers import Workers, start
 from sparq_eval.progress import progress, say
 from sparq_eval.request import Answer, Request
-from sparq_eval.results.prompts import digest, keep_prompts
+from sparq_eval.results.prompts import Prompt, keep_prompts
 from sparq_eval.results.record import Row
 
 
@@ -89,7 +89,8 @@ def measure(cell: Cell, engine: Engine | Workers, settings: Settings, checked: A
             ask = partial(answers_of, cell, engine, settings.batch_size, requests)
             for part, batch in apart(engine, group, ask, partial(fail, cell, history)):
                 keep_prompts(
-                    cell.entries[part[0]].path.parent, [request.text for request in batch.requests if not request.part]
+                    cell.entries[part[0]].path.parent,
+                    [prompt_of(cell.task, request) for request in batch.requests if not request.part],
                 )
                 facts = history | {"batch_size": batch.size, "peak_memory": batch.peak_memory}
                 for n, answers in zip(part, batch.answers, strict=True):
@@ -190,7 +191,12 @@ def rows_of(task: Task, batch: Batch, answers: Sequence[Answer]) -> list[Row]:
             finite=answer.finite,
             seconds=share,
             cluster=request.cluster,
-            prompt=digest(request.text),
+            prompt=prompt_of(task, request).name,
+            token_lengths=" ".join(map(str, answer.token_lengths)),
         )
         for request, answer in examples
     ]
+
+
+def prompt_of(task: Task, request: Request) -> Prompt:
+    return Prompt(request.text, task.references(request.index))

@@ -126,6 +126,19 @@ class Task:
         likely = [value for value, _ in self._responses(answers[: len(options)])]
         return f"{options[likely.index(max(likely))]} ({', '.join(f'{value:.2f}' for value in likely)})"
 
+    def references(self, index: int) -> tuple[str, ...]:
+        """The answers that are right by lm-eval's targets, of texts to generate and of options; () where there is none
+        or what is asked about is the text itself.
+        """
+        doc, config = self.docs[index], self.task.config
+        if config.doc_to_target is None or config.output_type not in ("generate_until", "multiple_choice"):
+            return ()
+        target = self.task.doc_to_target(doc)
+        options = self.task.doc_to_choice(doc) if config.doc_to_choice is not None else []
+        each = target if isinstance(target, list | tuple) else [target]
+        named = [options[one] if isinstance(one, int) and 0 <= one < len(options) else one for one in each]
+        return tuple(dict.fromkeys(text for text in map(str, named) if text.strip()))
+
     def _responses(self, answers: Sequence[Answer]) -> list[Any]:
         kind = kind_of(self.task)
         instances = [answers] if kind == "loglikelihood_rolling" else [[answer] for answer in answers]

@@ -1,6 +1,8 @@
 """Greedy decoding of all settings of a batch at once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -126,17 +128,33 @@ class Generation:
     def answer(self, n: int, b: int) -> Answer:
         request, tokens = self.requests[b], self.tokens[n][b]
         special = {"skip_special_tokens": True} if request.literal else {}
-        text = self.engine.tokenizer.decode(tokens, **special)
+        decode = partial(self.engine.tokenizer.decode, **special)
+        text = decode(tokens)
+        output = text[: stop_at(text, request.until, request.literal)]
         steps = len(self.given[b]) + len(tokens) - 1
         return Answer(
             index=request.index,
             tokens=tuple(tokens),
-            output=text[: stop_at(text, request.until, request.literal)],
+            output=output,
+            token_lengths=lengths_of(tokens, output, decode),
             traffic=self.engine.traffic(request, self.cache.methods[n], self.tallies[n], b, steps),
             certificate=self.tallies[n].certificate(b, steps),
             finite=self.finite[n][b],
             part=request.part,
         )
+
+
+def lengths_of(tokens: Sequence[int], output: str, decode: Callable[[Sequence[int]], str]) -> tuple[int, ...]:
+    """How many characters of `output`, where their text begins with it, each token adds."""
+    ends = accumulate((alike(decode(tokens[: n + 1]), output) for n in range(len(tokens))), max)
+    return tuple(end - begin for begin, end in pairwise([0, *ends]))
+
+
+def alike(text: str, output: str) -> int:
+    """How many characters both begin with: not all of a text whose last is not whole, and is decoded as another."""
+    if output.startswith(text):
+        return len(text)
+    return next((n for n, (one, other) in enumerate(zip(text, output, strict=False)) if one != other), len(output))
 
 
 def stop_at(text: str, until: Sequence[str], literal: bool = False) -> int | None:

@@ -74,8 +74,8 @@ def merge(into: Path, source: Path) -> tuple[int, int]:
         fresh = [row for row in rows if row["index"] not in there]
         different += sum(content(row) != content(there[row["index"]]) for row in rows if row["index"] in there)
         if fresh:
-            texts = read_prompts(folder.parent / PROMPTS)[0] if (folder.parent / PROMPTS).exists() else {}
-            keep_prompts(entry.path.parent, [texts[row["prompt"]] for row in fresh if row["prompt"] in texts])
+            prompts = read_prompts(folder.parent / PROMPTS)[0] if (folder.parent / PROMPTS).exists() else {}
+            keep_prompts(entry.path.parent, [prompts[row["prompt"]] for row in fresh if row["prompt"] in prompts])
             entry.append([Row.read(row) for row in fresh], {"merged_from": str(source), "runs": record["runs"]})
         added += len(fresh)
     return added, different

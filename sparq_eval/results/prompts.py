@@ -1,6 +1,7 @@
-"""The texts of prompts, kept once beside the records that were asked them, each under its digest.
+"""Prompts and what was expected for an answer, kept once beside the records that were asked them.
 
-They lie in `<results>/<model>/<task>/prompts.jsonl`; rows name theirs. Records without them are whole all the same.
+They lie in `<results>/<model>/<task>/prompts.jsonl`, each under its digest; rows name theirs. Records without them are
+whole all the same.
 """
 
 import fcntl
@@ -9,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from sparq_eval.errors import UserError
@@ -20,14 +22,47 @@ PROMPTS = "prompts.jsonl"
 NAMED = re.compile(rb'^{"prompt": "([0-9a-f]{16})"', re.MULTILINE)
 
 
-def digest(text: str) -> str:
-    """What a prompt goes by: 16 hex digits of the sha256 of its text; "" for no text."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16] if text else ""
+@dataclass(frozen=True)
+class Prompt:
+    """references: the answers that its task knows, any of them is right; of older prompts they are not known."""
+
+    text: str
+    references: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What it goes by: 16 hex digits of a sha256 of all it holds; "" for no text."""
+        if not self.text:
+            return ""
+        whole = json.dumps([self.text, *self.references]) if self.references else self.text
+        return hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+    @property
+    def line(self) -> bytes:
+        values = {"prompt": self.name, "text": self.text}
+        references = {"references": list(self.references)} if self.references else {}
+        return checked(json.dumps(values | references).encode()) + b"\n"
+
+    @staticmethod
+    def read(line: bytes) -> "Prompt":
+        """ValueError if a line is none as it was written."""
+        values = json.loads(line)
+        if not (isinstance(values, dict) and intact(line)):
+            raise ValueError
+        text, references = values.get("text"), values.get("references", [])
+        if not (
+            isinstance(text, str) and isinstance(references, list) and all(isinstance(one, str) for one in references)
+        ):
+            raise ValueError
+        prompt = Prompt(text, tuple(references))
+        if not text or prompt.name != values.get("prompt"):
+            raise ValueError
+        return prompt
 
 
-def keep_prompts(folder: Path, texts: Iterable[str]) -> None:
+def keep_prompts(folder: Path, prompts: Iterable[Prompt]) -> None:
     """Add to the prompts in `folder` those that are not there yet. UserError if they could not be written."""
-    wanted = {digest(text): text for text in texts if text}
+    wanted = {prompt.name: prompt for prompt in prompts if prompt.text}
     path = folder / PROMPTS
     if wanted.keys() <= named(path):
         return
@@ -40,39 +75,36 @@ def keep_prompts(folder: Path, texts: Iterable[str]) -> None:
             # a line that was cut short is written again with the rows that it was written for
             file.truncate(content.rfind(b"\n") + 1)
             there = names_in(content)
-            file.write(b"".join(line_of(name, text) for name, text in wanted.items() if name not in there))
+            file.write(b"".join(prompt.line for name, prompt in wanted.items() if name not in there))
             store.keep(file)
     except OSError as error:
         raise UserError(f"{path}: could not be written ({error.strerror}); what is there is kept") from error
 
 
-def load_prompts(root: Path) -> dict[str, str]:
-    """The texts of the prompts that were kept below `root`, by digest; lines that are none are named and left out."""
-    found: dict[str, str] = {}
+def load_prompts(root: Path) -> dict[str, Prompt]:
+    """The prompts that were kept below `root`, by name; lines that are none are told of and left out."""
+    found: dict[str, Prompt] = {}
     for path in paths(Path(root)):
-        texts, bad = read(path)
-        found |= texts
+        prompts, bad = read(path)
+        found |= prompts
         if bad:
             say(f"warning: {path}: lines {', '.join(map(str, bad))} are not prompts as they were written; left out")
     return found
 
 
-def read(path: Path) -> tuple[dict[str, str], list[int]]:
-    """Texts by digest, and the numbers of the lines that are no prompts as they were written."""
-    texts, bad = dict[str, str](), list[int]()
+def read(path: Path) -> tuple[dict[str, Prompt], list[int]]:
+    """Prompts by name, and the numbers of the lines that are none as they were written."""
+    found, bad = dict[str, Prompt](), list[int]()
     for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         if not line:
             continue
         try:
-            values = json.loads(line)
-            name, text = values["prompt"], values["text"]
-            if not (intact(line) and digest(text) == name):
-                raise ValueError
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            prompt = Prompt.read(line)
+        except (ValueError, RecursionError):
             bad.append(number)
         else:
-            texts[name] = text
-    return texts, bad
+            found[prompt.name] = prompt
+    return found, bad
 
 
 def drop_lines(path: Path, aside: Path) -> None:
@@ -95,10 +127,6 @@ def paths(root: Path) -> Iterator[Path]:
         below[:] = sorted(name for name in below if not name.startswith("."))
         if PROMPTS in names:
             yield Path(parent) / PROMPTS
-
-
-def line_of(name: str, text: str) -> bytes:
-    return checked(json.dumps({"prompt": name, "text": text}).encode()) + b"\n"
 
 
 def named(path: Path) -> set[str]:

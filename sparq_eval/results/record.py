@@ -49,7 +49,8 @@ class Row:
     where no decode step was taken. calls: attention calls of the decode steps that went through the method, over all
     layers. sparse_steps: of decode_steps, those that left something out, mean over layers; layers_active: layers in
     which that ever happened. seconds: this example's share. cluster: what examples share whose scores hang together,
-    such as a paragraph that several questions are about; prompt: the digest of its text; both "" where not known.
+    such as a paragraph that several questions are about; prompt: what its text goes by. token_lengths: how many
+    characters of the output each token added, with spaces between. All three are "" where not known.
     """
 
     index: int
@@ -71,6 +72,7 @@ class Row:
     seconds: float
     cluster: str = ""
     prompt: str = ""
+    token_lengths: str = ""
 
     @property
     def line(self) -> bytes:

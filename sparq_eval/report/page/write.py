@@ -11,6 +11,7 @@ from sparq_eval.report.page.document import document
 from sparq_eval.report.page.overview import overview
 from sparq_eval.report.page.provenance import Provenance
 from sparq_eval.results.frames import Frames
+from sparq_eval.results.prompts import Prompt
 
 PAGE = "index.html"
 
@@ -19,13 +20,13 @@ def write_page(
     frames: Frames,
     comparisons: pd.DataFrame | None,
     headline: pd.DataFrame | None,
-    prompts: Mapping[str, str] | None,
+    prompts: Mapping[str, Prompt] | None,
     out: Path,
 ) -> Path:
     """Write `out`/index.html and return its path. The same records give the same bytes.
 
     comparisons: one row a record that is not dense, its difference to dense (`statistics.compare`); headline: one row
-    a model, task and method (`statistics.headline`); prompts: texts by digest. None leaves out what they would show.
+    a model, task and method (`statistics.headline`); prompts: by name. None leaves out what they would show.
     OSError if it cannot be written.
     """
     records = frames.records.reset_index(drop=True)

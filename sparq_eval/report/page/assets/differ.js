@@ -9,26 +9,44 @@ function words(text) {
   return text.match(WORDS) ?? [];
 }
 
-/** Each text as [what both begin with, its first differing word ("" where it has ended), the rest]; null if equal. */
-function part(one, other) {
-  if (one === other) return null;
-  const [left, right] = [words(one), words(other)];
+/** A text as its tokens, of those that make whole characters; null where their lengths are not known to be its own. */
+function tokens(text, lengths) {
+  const characters = Array.from(text);
+  const pieces = [];
+  let end = 0;
+  for (const length of lengths.split(" ").map(Number)) {
+    if (length) pieces.push(characters.slice(end, end + length).join(""));
+    end += length;
+  }
+  return lengths && end === characters.length ? pieces : null;
+}
+
+/**
+ * Where two texts part, null if they are equal. sides: each text as [what both begin with, its first differing piece
+ * ("" where it has ended), the rest]. unit: what pieces are, tokens where those of both are known. number: of that
+ * piece, from 1.
+ */
+function part(texts, lengths) {
+  if (texts[0] === texts[1]) return null;
+  const known = texts.map((text, side) => tokens(text, lengths[side]));
+  const unit = known[0] && known[1] ? "token" : "word";
+  const [left, right] = unit === "token" ? known : texts.map(words);
   let same = 0;
   while (same < left.length && left[same] === right[same]) same++;
   const cut = (list) => [list.slice(0, same).join(""), list[same] ?? "", list.slice(same + 1).join("")];
-  return [cut(left), cut(right)];
+  return { sides: [cut(left), cut(right)], unit, number: same + 1 };
 }
 
-/** A text whose first differing word is marked. White space, and an end, get a sign that is no part of the text. */
+/** A text whose first differing piece is marked. White space, and an end, get a sign that is no part of the text. */
 function marked(text, pieces) {
   const shown = make("pre", { tabindex: "0" });
   if (!pieces) {
     shown.textContent = text;
     return shown;
   }
-  const [before, word, after] = pieces;
-  const sign = word === "" ? "ends here" : /^\s+$/.test(word) ? [...word].map((space) => SPACES[space] ?? "␣").join("") : null;
-  const mark = make("mark", { text: word, "data-shown": sign, "aria-label": word === "" ? "the text ends here" : null });
+  const [before, piece, after] = pieces;
+  const sign = piece === "" ? "ends here" : /^\s+$/.test(piece) ? [...piece].map((space) => SPACES[space] ?? "␣").join("") : null;
+  const mark = make("mark", { text: piece, "data-shown": sign, "aria-label": piece === "" ? "the text ends here" : null });
   shown.append(before, mark, after);
   return shown;
 }

@@ -126,18 +126,21 @@ class Explorer {
     if (focus) at("flips").querySelector('[aria-current="true"]')?.focus({ preventScroll: true });
     const { examples, strings } = this.block;
     const outputs = item.outputs.map((output) => strings[output]);
-    const parted = part(...outputs);
+    const parted = part(outputs, this.sides.map(({ answers }, side) => strings[answers.lengths[item.rows[side]]]));
     const made = await unpack("provenance");
     if (this.chosen !== item) return;
     const cluster = examples.cluster[item.example];
     const facts = [`example ${examples.index[item.example]}`, `${examples.prompt_tokens[item.example]} tokens of prompt`];
     if (cluster) facts.push(`cluster ${cluster}`);
     const sides = this.sides.map(({ record, answers }, side) =>
-      this.side("AB"[side], record, answers, item.rows[side], marked(outputs[side], parted?.[side]), made),
+      this.side("AB"[side], record, answers, item.rows[side], marked(outputs[side], parted?.sides[side]), made),
     );
+    const spot = parted?.unit === "token" ? `; the texts part at token ${parted.number}` : "; their first differing word is marked";
+    const where = parted ? spot : outputs[0] ? "; both texts are the same" : "; no text was generated";
     this.answer(
       make("h3", { text: examples.id[item.example] }),
-      make("p", { class: "note", text: facts.join(", ") + (parted ? "" : outputs[0] ? "; both texts are the same" : "; no text was generated") }),
+      make("p", { class: "note", text: facts.join(", ") + where }),
+      this.references(examples.references[item.example].map((place) => strings[place])),
       make("div", { class: "sides" }, ...sides),
       this.prompt(examples.prompt[item.example]),
     );
@@ -166,6 +169,17 @@ class Explorer {
       text,
       certificate(record, made),
     );
+  }
+
+  /** The first of the answers that are right, all of them when asked. */
+  references(texts) {
+    const shown = make("div", { class: "references" });
+    const list = (texts) => make("ul", {}, ...texts.map((text) => make("li", { text })));
+    if (texts.length) shown.append(make("p", { class: "note", text: texts.length > 1 ? "Right is any of" : "Right is" }), list(texts.slice(0, 5)));
+    if (texts.length > 5) {
+      shown.append(make("details", {}, make("summary", { text: `${texts.length - 5} more` }), list(texts.slice(5))));
+    }
+    return shown;
   }
 
   prompt(place) {

@@ -175,7 +175,7 @@ class Explorer {
   references(texts) {
     const shown = make("div", { class: "references" });
     const list = (texts) => make("ul", {}, ...texts.map((text) => make("li", { text })));
-    if (texts.length) shown.append(make("p", { class: "note", text: texts.length > 1 ? "Right is any of" : "Right is" }), list(texts.slice(0, 5)));
+    if (texts.length) shown.append(make("p", { class: "note", text: texts.length > 1 ? "References, any of which is right" : "Reference" }), list(texts.slice(0, 5)));
     if (texts.length > 5) {
       shown.append(make("details", {}, make("summary", { text: `${texts.length - 5} more` }), list(texts.slice(5))));
     }

@@ -122,7 +122,7 @@ def headlines(records: pd.DataFrame) -> pd.DataFrame:
     """The columns of the headline, made up."""
     found = records[records["method"] != "dense"][["model", "task", "variant", "method"]].drop_duplicates()
     numbers = {"compression": 4.5, "low": 3.25, "high": np.nan, "margin": 0.01}
-    return found.assign(**numbers, verdict="shown", note=HOSTILE[1]).reset_index(drop=True)
+    return found.assign(form=found["method"], **numbers, verdict="shown", note=HOSTILE[1]).reset_index(drop=True)
 
 
 def many(frames: Frames, settings: int, examples: int) -> Frames:

@@ -1,18 +1,20 @@
-"""Which settings make a line of a trade-off plot, and in which order: one a method, one for each k where r is swept."""
+"""Which settings make a line of a trade-off plot, and in which order: one a form of a method, one for each k
+where r is swept."""
 
 from dataclasses import dataclass
 
 import pandas as pd
 
 from sparq_eval.report.style import label_of
-from sparq_eval.statistics.lines import split
+from sparq_eval.statistics.lines import forms, split
 
 
 @dataclass(frozen=True)
 class Curve:
     """points: the columns x, value, stderr, from dense (where there is one) down in transfers.
 
-    rank: the budget that tells this line from others of its method, 0 where nothing does.
+    method: in its form, see `statistics.lines`. rank: the budget that tells this line from others of its method, 0
+    where nothing does.
     """
 
     method: str
@@ -28,7 +30,8 @@ def curves(records: pd.DataFrame) -> list[Curve]:
     records = records[records["active"]]
     dense = records[records["method"] == "dense"].head(1)
     lines = []
-    for method, group in records[records["method"] != "dense"].groupby("method", sort=False):
+    sparse = records[records["method"] != "dense"]
+    for method, group in sparse.groupby(forms(sparse), sort=False):
         for note, rank, points in split(group):
             joined = pd.concat([dense, points.sort_values("x", ascending=False)]).dropna(subset="value")
             label = " ".join([label_of(str(method)), *([note] if note else [])])

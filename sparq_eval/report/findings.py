@@ -8,8 +8,9 @@ import pandas as pd
 
 from sparq_eval.results.frames import Frames
 from sparq_eval.statistics import MARGIN, compare, headline
+from sparq_eval.statistics.lines import forms
 
-NUMBERS = ["difference", "low", "high", "p", "q", "more"]
+NUMBERS = ["difference", "low", "high", "test", "p", "q", "more", "clusters"]
 FLAGS = ["better", "worse"]
 
 
@@ -31,7 +32,7 @@ class Findings:
         """Only these records, and the headlines of the methods, tasks and models that are among them."""
         records = self.frames.records[self.frames.records["key"].isin(keys)]
         samples = self.frames.samples[self.frames.samples["key"].isin(keys)]
-        there = records[["model", "task", "variant", "method"]].drop_duplicates()
+        there = records[["model", "task", "variant"]].assign(form=forms(records)).drop_duplicates()
         return replace(
             self,
             frames=Frames(records, samples),

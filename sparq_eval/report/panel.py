@@ -54,9 +54,9 @@ def panel_cells(panels: Sequence[Panel], xlabel: str, width: float) -> list[Cell
         keys = (
             [Key(label_of("dense"), {"color": DENSE, "linestyle": DASHES, "linewidth": 1})] if len(panel.dense) else []
         )
-        keys += [Key(drawable(line.label, 36), own_style(shown[line.label])) for line in panel.lines]
+        keys += [Key(drawable(line.label, 48), own_style(shown[line.label])) for line in panel.lines]
         keys += [
-            Key(f"published: {drawable(line.label, 36)}", published_style(theirs[line.label]), True)
+            Key(f"published: {drawable(line.label, 48)}", published_style(theirs[line.label]), True)
             for line in panel.published
         ]
         paint = partial(draw, panel=panel, looks=shown, published=theirs, width=width)

@@ -61,7 +61,9 @@ class Look:
 
 
 def label_of(method: str) -> str:
-    return METHODS.get(method, method)
+    """For people; of a form of a method (`statistics.lines`) with what follows its name."""
+    name, space, rest = method.partition(" ")
+    return f"{METHODS[name]}{space}{rest}" if name in METHODS else method
 
 
 def looks(lines: Sequence[tuple[str, str, float]]) -> dict[str, Look]:
@@ -71,7 +73,9 @@ def looks(lines: Sequence[tuple[str, str, float]]) -> dict[str, Look]:
     for method, label, _ in lines:
         place = unknown.index(method) if method in unknown else 0
         colour = COLOURS.get(method, SPARE_COLOURS[place % len(SPARE_COLOURS)])
-        marker = MARKERS.get(method, SPARE_MARKERS[place % len(SPARE_MARKERS)])
+        # as many looks as there are pairs of a colour and a marker
+        turn = place + place // len(SPARE_COLOURS)
+        marker = MARKERS.get(method, SPARE_MARKERS[turn % len(SPARE_MARKERS)])
         own = sorted(
             {(rank, other) for of, other, rank in lines if of == method and other != label_of(of)}, reverse=True
         )

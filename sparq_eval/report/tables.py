@@ -8,11 +8,11 @@ from pathlib import Path
 import pandas as pd
 
 from sparq_eval.report.findings import Findings
-from sparq_eval.report.text import HEADLINE, LEGEND, WORDS, groups, headline_table
+from sparq_eval.report.text import HEADLINE, WORDS, groups, headline_table, legend
 
 RESULTS = (
-    *("model", "task", "method", "settings", "r", "k", "local", "samples", "metric", "value", "stderr"),
-    *("difference", "low", "high", "p", "q", "better", "worse", "more"),
+    *("model", "task", "variant", "method", "settings", "r", "k", "local", "samples", "metric", "value", "stderr"),
+    *("difference", "low", "high", "test", "p", "q", "better", "worse", "more", "clusters"),
     *(
         "nominal_ratio",
         "counted_ratio",
@@ -27,13 +27,13 @@ RESULTS = (
         "key",
     ),
 )
-SAMPLES = ("model", "task", "method", "settings", "index", "id", "output", "score")
+SAMPLES = ("model", "task", "variant", "method", "settings", "index", "id", "output", "score", "key")
 
 
 def results_csv(findings: Findings, path: Path) -> None:
     """One row per model, task and setting; settings is JSON, what a method has not is empty.
 
-    difference to more: beside dense, as in `statistics.compare`; empty for dense itself.
+    difference to clusters: beside dense, as in `statistics.compare`; empty for dense itself.
     milliseconds: of a decode step with this setting alone; backend: what decoded it. active: whether the method ever
     left anything out; sparse_share: at which share of decode steps it did; layers_active: in how many layers;
     truncated, not_finite: how many examples.
@@ -42,7 +42,7 @@ def results_csv(findings: Findings, path: Path) -> None:
 
 
 def headline_csv(findings: Findings, path: Path) -> None:
-    """One row per model, task, variant and method, as in `statistics.headline`."""
+    """One row per model, task, variant and form of a method, as in `statistics.headline`."""
     guarded(findings.headline).to_csv(path, index=False, lineterminator="\n")
 
 
@@ -86,7 +86,8 @@ def markdown(findings: Findings) -> str:
 def headline_markdown(findings: Findings) -> str:
     """Nothing where there is only dense."""
     header, rows = headline_table(findings)
-    return f"## {escape(HEADLINE)}\n\n{sheet(header, rows, WORDS)}\n{escape(' '.join(LEGEND))}\n" if rows else ""
+    below = escape(" ".join(legend(findings)))
+    return f"## {escape(HEADLINE)}\n\n{sheet(header, rows, WORDS)}\n{below}\n" if rows else ""
 
 
 def sheet(header: Sequence[str], rows: Iterable[Sequence[str]], words: int) -> str:

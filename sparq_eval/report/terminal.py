@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sparq_eval.report.findings import Findings
-from sparq_eval.report.text import HEADLINE, LEGEND, WORDS, Group, groups, headline_table
+from sparq_eval.report.text import HEADLINE, WORDS, Group, groups, headline_table, legend
 
 BAR = 10  # characters
 VALUE = "value"  # the column that the bars stand beside
@@ -36,9 +36,9 @@ def terminal_table(findings: Findings, console: Console) -> None:
     header, rows = headline_table(findings)
     if rows and console.is_terminal:
         console.print(rich_headline(header, rows, console.width))
-        console.print("\n".join(LEGEND), style="dim", highlight=False)
+        console.print("\n".join(legend(findings)), style="dim", highlight=False)
     elif rows:
-        write_plain(console, "\n".join([aligned(HEADLINE, header, rows), *LEGEND]))
+        write_plain(console, "\n".join([aligned(HEADLINE, header, rows), *legend(findings)]))
 
 
 def without_common(group: Group) -> tuple[Group, list[str]]:

@@ -79,17 +79,33 @@ def shares(group: pd.DataFrame, upward: bool) -> tuple[float, ...]:
 
 
 def headline_table(findings: Findings) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Header and rows: one for each model, task and variant, a column for each method. No rows where only dense is."""
-    table = findings.headline
-    methods = list(table["method"].unique())
+    """Header and rows: one for each model, task and variant, a column for each method as it was published, or for each
+    form of those that are there in no other. No rows where only dense is.
+    """
+    table = findings.headline[~elsewhere(findings)]
+    methods = list(table["form"].unique())
     rows = []
     for (model, task, variant), group in table.groupby(["model", "task", "variant"], sort=False):
-        of_method = {line["method"]: compression(line) for line in group.to_dict("records")}
+        of_method = {line["form"]: compression(line) for line in group.to_dict("records")}
         margin = group["margin"].iloc[0]
         task_cell = f"{task} ({variant})" if variant else str(task)
         cell = "-" if math.isnan(margin) else f"{margin:.3g}"
         rows.append((str(model), task_cell, cell, *(of_method.get(method, "") for method in methods)))
     return ("model", "task", "margin", *map(str, methods)), rows
+
+
+def elsewhere(findings: Findings) -> pd.Series:
+    """Which headlines have no place in the table: of forms of methods that are also there as they were published."""
+    table = findings.headline
+    published = set(table.loc[table["form"] == table["method"], "method"])
+    return (table["form"] != table["method"]) & table["method"].isin(published)
+
+
+def legend(findings: Findings) -> list[str]:
+    """What stands below the headline."""
+    others = list(dict.fromkeys(findings.headline.loc[elsewhere(findings), "form"]))
+    more = f"In headline.csv and on the page also: {', '.join(others)}."
+    return [*LEGEND, *([more] if others else [])]
 
 
 def compression(line: dict) -> str:

@@ -9,12 +9,12 @@ import pandas as pd
 
 from sparq_eval.results.frames import Frames
 from sparq_eval.statistics.bootstrap import TAIL, draw, interval
-from sparq_eval.statistics.lines import split
+from sparq_eval.statistics.lines import forms, split
 from sparq_eval.statistics.paired import GROUP, IGNORING, Group, groups
 from sparq_eval.statistics.power import examples_more
 
 MARGIN = 1.0
-HEADLINE = [*GROUP, "method", "compression", "low", "high", "margin", "verdict", "largest", "loss", "note"]
+HEADLINE = [*GROUP, "method", "form", "compression", "low", "high", "margin", "verdict", "largest", "loss", "note"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,10 @@ class Line:
 
 @IGNORING
 def headline(frames: Frames, margin: float = MARGIN) -> pd.DataFrame:
-    """One row for each model, task, variant and method that is not dense, with the columns HEADLINE.
+    """One row for each model, task, variant and form of a method that is not dense, with the columns HEADLINE.
+
+    form: the method, and what it does otherwise than published (see `lines.form`): an ablation, such as one that is
+    given exact scores for nothing, is never the method's headline.
 
     margin: in points (hundredths) for scores in [0, 1] that are better the higher, such as an accuracy; in per cent of
     dense's value for all others. The column margin is it in the metric's own units.
@@ -71,17 +74,17 @@ def headline(frames: Frames, margin: float = MARGIN) -> pd.DataFrame:
     rows = []
     for group in groups(frames):
         limit, lines = margin_of(group, margin), lines_of(group)
-        for method in group.settings["method"].unique():
+        for form, method in dict(zip(forms(group.settings), group.settings["method"], strict=True)).items():
             if group.dense is None:
-                rows.append(row(group, method, "no dense"))
+                rows.append(row(group, method, form, "no dense"))
             elif group.upward and 0 <= group.dense["value"] <= limit:
                 note = f"dense scores {group.dense['value']:.4g}"
-                rows.append(row(group, method, "nothing to lose", margin=limit, note=note))
-            elif not lines[method]:
-                counted = (counted_settings(group)["method"] == method).any()
-                rows.append(row(group, method, "no compression" if counted else "no transfers", margin=limit))
+                rows.append(row(group, method, form, "nothing to lose", margin=limit, note=note))
+            elif not lines[form]:
+                counted = form in set(forms(counted_settings(group)))
+                rows.append(row(group, method, form, "no compression" if counted else "no transfers", margin=limit))
             else:
-                rows.append(row(group, method, **best(lines[method], limit)))
+                rows.append(row(group, method, form, **best(lines[form], limit)))
     return pd.DataFrame(rows, columns=HEADLINE)
 
 
@@ -93,23 +96,23 @@ def margin_of(group: Group, margin: float) -> float:
 
 
 def lines_of(group: Group) -> dict[str, list[Line]]:
-    """The lines of each method."""
+    """The lines of each form of a method."""
     found: dict[str, list[Line]] = defaultdict(list)
     if group.paired is None:
         return found
     paired, draws = group.paired, draw(group.paired)
     counted = counted_settings(group)
     usable = counted[counted["counted_ratio"] < 1]
-    parts = {str(method): list(split(of)) for method, of in usable.groupby("method", sort=False)}
-    tails = TAIL / group.settings["method"].map(lambda method: max(len(parts.get(method, ())), 1)).to_numpy()
+    parts = {str(form): list(split(of)) for form, of in usable.groupby(forms(usable), sort=False)}
+    tails = TAIL / np.array([max(len(parts.get(form, ())), 1) for form in forms(group.settings)])
     low, high = interval(draws, paired, tails)
     sign, bound = (1, low) if group.upward else (-1, -high)
-    for method, lines in parts.items():
+    for form, lines in parts.items():
         for note, _, points in lines:
             ordered = points.sort_values("counted_ratio", ascending=False)
             log, at = -np.log(ordered["counted_ratio"].to_numpy(dtype=float)), ordered["place"].to_numpy()
             of_line = (sign * paired.mean[at], paired.error[at], bound[at], sign * draws[:, at], paired.samples[at])
-            found[method].append(Line(log, *of_line, tails[at[0]], note))
+            found[form].append(Line(log, *of_line, tails[at[0]], note))
     return found
 
 
@@ -119,9 +122,9 @@ def counted_settings(group: Group) -> pd.DataFrame:
     return placed[placed["active"] & np.isfinite(placed["counted_ratio"]) & (placed["counted_ratio"] > 0)]
 
 
-def row(group: Group, method: str, verdict: str, **values: Any) -> dict[str, Any]:
+def row(group: Group, method: str, form: str, verdict: str, **values: Any) -> dict[str, Any]:
     nothing = dict.fromkeys(("compression", "low", "high", "margin", "largest", "loss"), np.nan)
-    return {**group.names, "method": method, **nothing, "note": "", **values, "verdict": verdict}
+    return {**group.names, "method": method, "form": form, **nothing, "note": "", **values, "verdict": verdict}
 
 
 def best(lines: list[Line], margin: float) -> dict[str, Any]:

@@ -100,6 +100,7 @@ def headline_columns(headline: pd.DataFrame, strings: Strings) -> dict[str, list
     words = ("model", "task", "variant", "method", "verdict", "note")
     return {
         **{name: strings.column(texts(headline[name])) for name in words},
+        "form": strings.column(map(label_of, headline["form"])),
         **{name: numbers(headline[name]) for name in HEADLINE},
     }
 
@@ -113,10 +114,10 @@ def looks_of_models(
     records: pd.DataFrame, parts: Sequence[pd.DataFrame], drawn: Sequence[Sequence[Curve]]
 ) -> dict[str, dict[str, Look]]:
     """How each model's lines are drawn: a label has one look in all of its charts."""
-    methods = list(dict.fromkeys(records["method"]))
     lines: dict[str, list[tuple[str, str, float]]] = {str(model): [] for model in records["model"]}
     for part, of_part in zip(parts, drawn, strict=True):
         lines[str(part["model"].iloc[0])] += [(line.method, line.label, line.rank) for line in of_part]
+    methods = list(dict.fromkeys(line[0] for of in lines.values() for line in of))
     ordered = {
         model: sorted(dict.fromkeys(of), key=lambda line: (methods.index(line[0]), line[2]))
         for model, of in lines.items()

@@ -12,8 +12,9 @@ from sparq_eval.report.figures import XLABEL, count
 from sparq_eval.report.panel import Panel, panel_cells
 from sparq_eval.report.paper.drawing import Drawing, Picture, keys
 from sparq_eval.report.paper.models import LLAMA2_7B, Missing, measure
-from sparq_eval.report.paper.sources import PAPER_K, USUAL, Sources
+from sparq_eval.report.paper.sources import PAPER_K, Sources
 from sparq_eval.report.style import COLOURS, MARKERS, METRICS, SPARE_COLOURS
+from sparq_eval.statistics.lines import USUAL
 
 SCORES = {"query": "SparQ", "low_rank": "random low rank", "oracle": "exact scores, free"}
 OFF = "no reallocation"

@@ -17,9 +17,8 @@ from sparq_eval.report.write import choose
 from sparq_eval.results.analysis import Analysis, load_analyses
 from sparq_eval.results.bench import load_benches
 from sparq_eval.results.frames import Frames, NoRecords, load
+from sparq_eval.statistics.lines import odd
 
-# settings that the paper's trade-off curves do not vary, and what they are there; records that leave one out have it
-USUAL = {"temperature": "coverage", "score": "query", "copy": "same", "rank_by": "logits"}
 PAPER_K = 128
 
 
@@ -111,18 +110,13 @@ def main_settings(records: pd.DataFrame) -> pd.DataFrame:
 
 def plain(records: pd.DataFrame) -> pd.DataFrame:
     """The settings that vary nothing but budgets and reallocation."""
-    return records[records["settings"].map(lambda settings: not varied(json.loads(settings))).astype(bool)]
-
-
-def varied(settings: dict) -> str:
-    """The first of the settings that are not as usual, or nothing."""
-    return next((name for name, usual in USUAL.items() if settings.get(name, usual) != usual), "")
+    return records[records["settings"].map(lambda settings: not odd(json.loads(settings))).astype(bool)]
 
 
 def reasons(records: pd.DataFrame) -> pd.Series:
     """For each setting of one model and task which of its settings keeps it from being a main one; "" for those."""
     read = records["settings"].map(json.loads)
-    why = read.map(varied).astype(object)
+    why = read.map(lambda settings: "".join(odd(settings)[:1]).partition("=")[0]).astype(object)
     sparq = records["method"] == "sparq"
     at_k = (records["k"] == PAPER_K).fillna(False).astype(bool)
     if (sparq & (why == "") & at_k).any():

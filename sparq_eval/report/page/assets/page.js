@@ -1,7 +1,7 @@
 // The story of the page: unpack what is shown at once, paint the tables, then the curves; the rest when it is reached.
 "use strict";
 
-const TEXTS = ["model", "task", "variant", "method", "metric", "settings", "failure", "key", "test", "verdict", "note"];
+const TEXTS = ["model", "task", "variant", "method", "metric", "settings", "failure", "key", "test", "verdict", "form", "note"];
 
 function showFacts({ models, tasks, records, rows, devices, commits }) {
   const facts = [

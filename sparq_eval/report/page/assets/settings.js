@@ -186,7 +186,7 @@ function showHeadline(page) {
       {},
       make("td", { text: row.model }),
       make("td", { text: named(row.task, row.variant) }),
-      make("td", {}, swatch(row.method, page), page.methods[row.method].label),
+      make("td", {}, swatch(row.method, page), row.form),
       make("td", { class: "number", text: times(row.compression) }),
       make("td", { class: "number", text: between(row) }),
       make("td", { class: "number", text: row.margin === null ? "–" : String(Number(row.margin.toPrecision(3))) }),

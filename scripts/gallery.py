@@ -20,6 +20,7 @@ from sparq_eval.report.paper.models import Missing
 from sparq_eval.report.paper.sources import Sources, load_sources
 from sparq_eval.report.paper.story import draw_one
 from sparq_eval.report.style import RC
+from sparq_eval.results.analysis import is_analysis
 from sparq_eval.results.bench import is_bench
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,19 +40,16 @@ numbers under it.
 
 def main() -> None:
     sources = load_sources(RESULTS, None)
-    # ablations are on the same 100 examples, of which some settings have more elsewhere
-    alone = {"fig7": load_sources(RESULTS / "ablations", None)}
     shutil.rmtree(GALLERY, ignore_errors=True)
     GALLERY.mkdir(parents=True)
     parts, lacking = [HEAD], []
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         for name, entry in CATALOGUE.items():
-            own = alone.get(name, sources)
-            written, drawing = draw_one(name, own, out, None)
+            written, drawing = draw_one(name, sources, out, None)
             kept = [keep(path) for path in written if path.suffix in (".png", ".md")]
             if kept:
-                parts.append(section(name, entry.title, kept, drawing, own))
+                parts.append(section(name, entry.title, kept, drawing, sources))
             else:
                 lacking.append((name, entry.title, drawing.missing))
         readme_pictures(sources, out)
@@ -87,13 +85,12 @@ def section(name: str, title: str, kept: Iterable[Path], drawing: Drawing, sourc
 
 
 def caption(used: Iterable[str], sources: Sources) -> str:
-    """Where the records lie: folders with how many of theirs were used, files of benchmarks."""
+    """Where the records lie: folders with how many of theirs were used, files of benchmarks and analyses."""
     wanted = set(used)
-    if not wanted:
-        return "Of the analyses under `results/`"
     own = sources.records[sources.records["key"].isin(wanted)]
     folders = pd.Series([Path(path).parent.relative_to(ROOT).parent for path in own["path"]]).value_counts(sort=False)
-    files = sorted(path for path in RESULTS.rglob("bench-*.json") if is_bench(path.name) and path.stem[-12:] in wanted)
+    alone = [path for path in RESULTS.rglob("*.json") if is_bench(path.name) or is_analysis(path.name)]
+    files = sorted(path for path in alone if path.stem[-12:] in wanted)
     named = [f"`{folder}` ({count} records)" for folder, count in folders.items()]
     return "From " + ", ".join([*named, *(f"`{path.relative_to(ROOT)}`" for path in files)])
 

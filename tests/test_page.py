@@ -272,7 +272,7 @@ def test_the_first_difference_is_marked_and_the_prompt_comes_when_asked(opened: 
     assert opened.ask(first) == [text[:at] for text in texts]
     marks = page.locator("#answer .side > pre mark")
     assert [marks.nth(side).text_content() for side in (0, 1)] == [text[at : at + 4] for text in texts]
-    assert f"the texts part at token {at // 4 + 1}" in page.inner_text("#answer > .note")
+    assert f"the texts part at token {at // 2 + 1}" in page.inner_text("#answer > .note")
     page.locator("#answer summary", has_text="Prompt").click()
     page.wait_for_selector("#answer > details pre:not(:empty)")
     assert page.locator("#answer > details pre").text_content() == prompt("squad", number)
@@ -393,7 +393,7 @@ def test_texts_part_at_their_first_differing_word_or_token(opened: Opened) -> No
                 assert parted["unit"] == unit
             if parted["unit"] == "token":
                 place = next(n for n, (a, b) in enumerate(itertools.zip_longest(*pair)) if a != b)
-                assert left[0] == "".join(pair[0][:place]) and parted["number"] == place + 1
+                assert left[0] == "".join(pair[0][:place]) and parted["number"] == 2 * place + 2
                 assert [left[1], right[1]] == [(text[place : place + 1] or [""])[0] for text in pair]
     [parted] = opened.ask(apart, [[["born in 1851.", "born in 1852."], ["", ""]]])
     assert parted["sides"] == [["born in ", "1851", "."], ["born in ", "1852", "."]]

@@ -203,9 +203,11 @@ def test_published_files_are_read_where_they_are_needed(shared: Path, tmp_path: 
 def test_a_note_lies_where_least_is_drawn() -> None:
     low = np.array([[x, 0.05] for x in np.linspace(0, 1, 50)])
     size = (0.5, 0.1)
-    assert emptiest(low, size)[1] > 0.05 + 0.03
-    x, y = emptiest(low[:10], size)
-    assert x > 9 / 49 + 0.03 and y == 0.04
+    assert emptiest(low, size)[0][1] > 0.05 + 0.03
+    (x, y), covered = emptiest(low[:10], size)
+    assert x > 9 / 49 + 0.03 and y == 0.04 and covered == 0
     everywhere = np.array([[x, y] for x in np.linspace(0, 1, 30) for y in np.linspace(0, 1, 30) if not 0.2 < x < 0.8])
-    assert emptiest(everywhere, size)[0] == pytest.approx(0.25)
-    assert emptiest(np.zeros((0, 2)), size) == (0.02, 0.04)
+    (x, _), covered = emptiest(everywhere, size)
+    assert x == pytest.approx(0.25) and covered == 0
+    assert emptiest(np.random.default_rng(0).random((2000, 2)), size)[1] > 0
+    assert emptiest(np.zeros((0, 2)), size) == ((0.02, 0.04), 0)

@@ -184,9 +184,33 @@ def test_percentiles_reach_as_far_as_students_t_where_clusters_are_few() -> None
     assert np.mean(widths) == pytest.approx(2 * 2.201, rel=0.05)  # t with 11 degrees of freedom
 
 
-def test_no_flip_at_all_leaves_the_rule_of_three() -> None:
-    [row] = compare(made({("dense", 0): coins(1, 300), ("h2o", 8): coins(1, 300)})).to_dict("records")
-    assert (row["low"], row["high"]) == pytest.approx((-3 / 300, 3 / 300), rel=0.1)
+def test_what_a_form_of_a_method_reaches_is_no_headline_of_the_method() -> None:
+    scores = {("dense", 0): coins(1, 400), ("sparq", 512): coins(1, 400), ("sparq", 256): coins(2, 400)}
+    alone = headline(made(scores))
+    frames = made(scores | {("sparq", 8): coins(1, 400)})
+    for frame in (frames.records, frames.samples):
+        frame.loc[frame["key"] == "sparq-8", "settings"] = json.dumps({"k": 8, "score": "oracle"})
+    beside = headline(frames).set_index("form")
+    assert beside.index.to_list() == ["sparq", "sparq score=oracle"] and set(beside["method"]) == {"sparq"}
+    pd.testing.assert_frame_equal(beside.loc[["sparq"]].reset_index(), alone, check_like=True)
+    assert beside["compression"]["sparq"] < 4 and beside["compression"]["sparq score=oracle"] == pytest.approx(128)
+
+
+@pytest.mark.parametrize("n", [1, 4, 30, 300])
+def test_no_flip_at_all_leaves_the_exact_bound(n: int) -> None:
+    [row] = compare(made({("dense", 0): coins(1, n), ("h2o", 8): coins(1, n)})).to_dict("records")
+    assert (row["low"], row["high"]) == pytest.approx((0.025 ** (1 / n) - 1, 1 - 0.025 ** (1 / n)), rel=0.01)
+
+
+@pytest.mark.parametrize("n", [4, 8, 16, 34])
+def test_intervals_hold_the_truth_where_examples_are_only_lost(n: int) -> None:
+    """Of all that can be seen, those whose interval has the true loss in it come to 95 % at least, whatever it is."""
+    lost = {("h2o", count + 1): np.arange(n) >= count for count in range(n + 1)}
+    rows = compare(made({("dense", 0): np.ones(n)} | {key: value.astype(float) for key, value in lost.items()}))
+    low, high = (rows.sort_values("difference", ascending=False)[name].to_numpy() for name in ("low", "high"))
+    for loss in np.linspace(0.002, 0.998, 250):
+        inside = (low <= -loss) & (-loss <= high)
+        assert binom.pmf(np.arange(n + 1), n, loss)[inside].sum() >= 0.95
 
 
 def test_q_is_of_one_task_and_never_below_p() -> None:

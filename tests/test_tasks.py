@@ -4,6 +4,7 @@ import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from opened import bytes_tokenizer, opened
 
 from sparq_eval.errors import UserError
 from sparq_eval.harness import data as data_module
+from sparq_eval.harness.metric import Metric
 from sparq_eval.harness.task import Data, Task, folder
 
 NAMES = ["cnn_dailymail", "needle", "repetition", "squad", "triviaqa", "wikitext_bpc"]
@@ -210,3 +212,36 @@ def test_lm_eval_alone_runs_the_definitions(shared: Path) -> None:
 def test_opening_a_task_says_nothing(mirror: Data, capfd: pytest.CaptureFixture[str]) -> None:
     opened("triviaqa", mirror).requests(3)
     assert capfd.readouterr() == ("", "")
+
+
+WORDS = ["right", "wrong"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "target", "text", "several", "right"),
+    [
+        ("generate_until", None, "a", "", 0, ("a",)),
+        ("generate_until", None, ["a", " ", "b", "a"], "", 0, ("a", "b")),
+        ("generate_until", None, 42, "", 0, ("42",)),
+        ("generate_until", None, None, "", 0, ()),
+        ("generate_until", None, {"x": 1}, "", 0, ()),
+        ("generate_until", WORDS, 1, "", 0, ("wrong",)),
+        ("multiple_choice", WORDS, 0, "", 0, ("right",)),
+        ("multiple_choice", WORDS, "right", "", 0, ("right",)),
+        ("multiple_choice", WORDS, [0, 1], "", 0, ("right", "wrong")),
+        ("multiple_choice", WORDS, " is red", 1, 2, ("wrong",)),
+        ("loglikelihood", None, "a", "", 0, ()),
+        ("loglikelihood_rolling", None, "a", "", 0, ()),
+    ],
+)
+def test_references_are_the_targets_in_words(
+    kind: str, options: list[str] | None, target: Any, text: Any, several: int, right: tuple[str, ...]
+) -> None:
+    config = SimpleNamespace(doc_to_target="target", doc_to_choice=options and "options", output_type=kind)
+    of = {"doc_to_target": target, "doc_to_text": text, "doc_to_choice": options}
+    ways: dict[str, Any] = {name: lambda doc, value=value: value for name, value in of.items()}
+    fake: Any = SimpleNamespace(config=config, multiple_input=several, **ways)
+    task = Task("t", fake, [{}], author=lambda *_: [], scored_by=Metric("m", "none", True), source={})
+    assert task.references(0) == right
+    fake.config.doc_to_target = 0 if options is None else "target"
+    assert task.references(0) == (right if options else ())

@@ -133,11 +133,16 @@ class Task:
         doc, config = self.docs[index], self.task.config
         if config.doc_to_target is None or config.output_type not in ("generate_until", "multiple_choice"):
             return ()
-        target = self.task.doc_to_target(doc)
         options = self.task.doc_to_choice(doc) if config.doc_to_choice is not None else []
+        if isinstance(config.doc_to_target, int) and not options:
+            return ()  # it stands for nothing: the task's own metric knows better
+        # where texts are the options, what is usually the text says which of them is right
+        target = self.task.doc_to_text(doc) if self.task.multiple_input else self.task.doc_to_target(doc)
         each = target if isinstance(target, list | tuple) else [target]
         named = [options[one] if isinstance(one, int) and 0 <= one < len(options) else one for one in each]
-        return tuple(dict.fromkeys(text for text in map(str, named) if text.strip()))
+        return tuple(
+            dict.fromkeys(str(one) for one in named if isinstance(one, str | int | float) and str(one).strip())
+        )
 
     def _responses(self, answers: Sequence[Answer]) -> list[Any]:
         kind = kind_of(self.task)

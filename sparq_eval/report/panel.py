@@ -47,8 +47,7 @@ class Panel:
 
 def panel_cells(panels: Sequence[Panel], xlabel: str, width: float) -> list[Cell]:
     """Panels of one figure, a method looking the same in all of them. width: of each in inches."""
-    shown = appearance([line for panel in panels for line in panel.lines])
-    theirs = appearance([line for panel in panels for line in panel.published])
+    shown = appearance([line for panel in panels for line in (*panel.lines, *panel.published)])
     cells = []
     for panel in panels:
         keys = (
@@ -56,10 +55,10 @@ def panel_cells(panels: Sequence[Panel], xlabel: str, width: float) -> list[Cell
         )
         keys += [Key(drawable(line.label, 48), own_style(shown[line.label])) for line in panel.lines]
         keys += [
-            Key(f"published: {drawable(line.label, 48)}", published_style(theirs[line.label]), True)
+            Key(f"published: {drawable(line.label, 48)}", published_style(shown[line.label]), True)
             for line in panel.published
         ]
-        paint = partial(draw, panel=panel, looks=shown, published=theirs, width=width)
+        paint = partial(draw, panel=panel, looks=shown, width=width)
         cells.append(Cell(paint, xlabel, panel.ylabel, keys))
     return cells
 
@@ -78,7 +77,7 @@ def published_style(look: Look) -> dict[str, Any]:
     return {"color": paler(look.colour, PALE), "marker": look.marker, "markersize": 2.6, **PUBLISHED}
 
 
-def draw(axes: Axes, panel: Panel, looks: dict[str, Look], published: dict[str, Look], width: float) -> None:
+def draw(axes: Axes, panel: Panel, looks: dict[str, Look], width: float) -> None:
     worst, best = score_range(panel)
     left, right = transfer_range(panel)
     axes.set_xscale("log", base=2)
@@ -97,7 +96,7 @@ def draw(axes: Axes, panel: Panel, looks: dict[str, Look], published: dict[str, 
     axes.set_title("\n".join(drawable(line, longest) for line in panel.title.splitlines()))
     for line in panel.published:
         x, value = line.points["x"], line.points["value"]
-        axes.plot(x, value, zorder=1.8, **published_style(published[line.label]))
+        axes.plot(x, value, zorder=1.8, **published_style(looks[line.label]))
     for line in panel.lines:
         draw_line(axes, line, looks[line.label])
     for x, value in panel.dense[["x", "value"]].dropna().itertuples(index=False):
@@ -113,9 +112,8 @@ def draw_line(axes: Axes, line: Curve, look: Look) -> None:
 
 
 def mark_hidden(axes: Axes, panel: Panel, looks: dict[str, Look], ends: tuple[float, float], width: float) -> None:
-    """An open triangle at the edge for each setting that the range leaves out, and a note that says how many.
-
-    ends: the worst and the best score that are shown.
+    """An open triangle at the edge for each setting that the range leaves out, and a note that says how many: where it
+    covers nothing, or below the title. ends: the worst and the best score that are shown.
     """
     worst, best = ends
     hidden = [
@@ -133,7 +131,10 @@ def mark_hidden(axes: Axes, panel: Panel, looks: dict[str, Look], ends: tuple[fl
         paper = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1}
         # what is beside the axes takes some of the panel's width
         size = min(len(text) / (1.5 * ACROSS * max(width - 0.7, 1)), 0.96), 0.12
-        x, y = emptiest(on_axes(axes, panel, hidden, worst), size)
+        (x, y), covered = emptiest(on_axes(axes, panel, hidden, worst), size)
+        if covered:
+            axes.set_title(f"{axes.get_title()}\n{text}")
+            return
         # a text may be somewhat longer than it was thought
         x, side = (0.02, "left") if x <= 0.02 else (x + size[0], "right")
         axes.annotate(text, (x, y), xycoords="axes fraction", ha=side, fontsize=6.5, color="#555555", bbox=paper)
@@ -156,9 +157,9 @@ def on_axes(axes: Axes, panel: Panel, hidden: Sequence[tuple], worst: float) -> 
     return np.concatenate(found)
 
 
-def emptiest(points: np.ndarray, size: tuple[float, float]) -> tuple[float, float]:
-    """The lower left corner of a box of this size that covers the fewest points, the lowest of equal ones. All in
-    fractions of the axes.
+def emptiest(points: np.ndarray, size: tuple[float, float]) -> tuple[tuple[float, float], int]:
+    """The lower left corner of a box of this size that covers the fewest points, the lowest of equal ones, and how many
+    it covers. All in fractions of the axes.
     """
     across, up = np.linspace(0.02, max(0.02, 0.98 - size[0]), 7), np.linspace(0.04, 0.76, 13)
     places = [(float(x), float(y)) for y in up for x in across]
@@ -168,7 +169,8 @@ def emptiest(points: np.ndarray, size: tuple[float, float]) -> tuple[float, floa
         inside = [(points[:, n] > place[n] - pad) & (points[:, n] < place[n] + size[n] + pad) for n in (0, 1)]
         return int((inside[0] & inside[1]).sum())
 
-    return min(places, key=covered)
+    best = min(places, key=covered)
+    return best, covered(best)
 
 
 def score_range(panel: Panel) -> tuple[float, float]:

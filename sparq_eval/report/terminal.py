@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal
 
 from rich.bar import Bar
@@ -12,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sparq_eval.report.findings import Findings
-from sparq_eval.report.text import HEADLINE, WORDS, Group, groups, headline_table, legend
+from sparq_eval.report.text import HEADLINE, WORDS, Group, groups, headline_table, legend, without_common
 
 BAR = 10  # characters
 VALUE = "value"  # the column that the bars stand beside
@@ -20,7 +19,6 @@ HIGHEST = 1.5  # of dense's value that a bar shows
 # what gives way in a narrow terminal, first to last; settings become as narrow as NARROW, other columns are left out
 GIVING_WAY = ("nominal ratio", "seconds", "stderr", "samples", "settings", "ms a token", "95 % interval", "to dense")
 NARROW = 22
-BUDGETS = ("r=", "k=", "local=")
 
 
 def terminal_table(findings: Findings, console: Console) -> None:
@@ -39,25 +37,6 @@ def terminal_table(findings: Findings, console: Console) -> None:
         console.print("\n".join(legend(findings)), style="dim", highlight=False)
     elif rows:
         write_plain(console, "\n".join([aligned(HEADLINE, header, rows), *legend(findings)]))
-
-
-def without_common(group: Group) -> tuple[Group, list[str]]:
-    """Settings without what all of a method share and is no budget; and, by method, what that is."""
-    words: dict[str, list[list[str]]] = {}
-    for method, settings, *_ in group.rows:
-        words.setdefault(method, []).append(settings.split())
-    common = {
-        method: [word for word in every[0] if not word.startswith(BUDGETS) and all(word in other for other in every)]
-        for method, every in words.items()
-        if len(every) > 1
-    }
-    rows = []
-    for method, settings, *others in group.rows:
-        rows.append(
-            (method, " ".join(word for word in settings.split() if word not in common.get(method, ())), *others)
-        )
-    said = [" ".join([f"{method}:", *shared]) for method, shared in common.items() if shared]
-    return replace(group, rows=tuple(rows)), said
 
 
 def rich_table(group: Group, width: int) -> Table:

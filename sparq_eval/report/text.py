@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -14,6 +14,7 @@ HEADER = (
     *("to dense", "95 % interval", "nominal ratio", "counted ratio", "seconds"),
 )
 SPEED = "ms a token"  # the last column where some setting was timed alone
+BUDGETS = ("r=", "k=", "local=")
 WORDS = 2  # the first columns are text, the others numbers
 HEADLINE = "Largest compression whose loss against dense is below the margin, with 95 % confidence"
 
@@ -53,6 +54,25 @@ def groups(findings: Findings) -> Iterator[Group]:
         rows = tuple(cells(record, timed) for record in group.to_dict("records"))
         header = (*HEADER, SPEED) if timed else HEADER
         yield Group(str(model), str(task), str(variant), shown, header, rows, shares(group, upward))
+
+
+def without_common(group: Group) -> tuple[Group, list[str]]:
+    """Settings without what all of a method share and is no budget; and, by method, what that is."""
+    words: dict[str, list[list[str]]] = {}
+    for method, settings, *_ in group.rows:
+        words.setdefault(method, []).append(settings.split())
+    common = {
+        method: [word for word in every[0] if not word.startswith(BUDGETS) and all(word in other for other in every)]
+        for method, every in words.items()
+        if len(every) > 1
+    }
+    rows = []
+    for method, settings, *others in group.rows:
+        rows.append(
+            (method, " ".join(word for word in settings.split() if word not in common.get(method, ())), *others)
+        )
+    said = [" ".join([f"{method}:", *shared]) for method, shared in common.items() if shared]
+    return replace(group, rows=tuple(rows)), said
 
 
 def cells(record: dict, timed: bool) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Intervals by the Bayesian bootstrap over clusters (Rubin, 1981): weights drawn anew, examples as they are."""
 
 import numpy as np
-from scipy.stats import norm, t
+from scipy.stats import beta, norm, t
 
 from sparq_eval.statistics.paired import Paired
 
@@ -17,8 +17,7 @@ def draw(paired: Paired) -> np.ndarray:
 
     Where scores are 0 or 1, two clusters that nobody saw join those that were seen, of mean size, one of examples that
     only the setting gets right and one of those that only the other does: without them, an example that never differs
-    would be impossible. Where no example differs the interval is then the rule of three's, plus and minus 3 / C.
-    The same examples give the same numbers.
+    would be impossible. The same examples give the same numbers.
     """
     size = paired.samples / np.maximum(paired.clusters, 1) * paired.binary
     sums = np.vstack([paired.sums, size, -size])
@@ -39,8 +38,10 @@ def interval(draws: np.ndarray, paired: Paired, tail: float | np.ndarray = TAIL)
     tail: the chance that is left out at either end, one for all settings or [R]: 95 % remain if nothing is said.
 
     Where scores are not 0 or 1 the percentiles are moved outwards to what Student's t with C clusters needs
-    (Hesterberg, 2015, "expanded percentile"); fewer than FEW clusters get Student's t itself. Scores of any size have
-    no rule of three: where no such example differs, both ends are 0.
+    (Hesterberg, 2015, "expanded percentile"); fewer than FEW clusters get Student's t itself. Where no such example
+    differs, both ends are 0. Where scores are 0 or 1 and each example is a cluster of its own, an end is never nearer
+    than the bound of Clopper and Pearson (1934) on the share of those that speak for it, the others as they were seen:
+    where no example differs, plus and minus 1 - 0.025^(1/N).
     """
     low, high = np.full((2, draws.shape[1]), np.nan)
     tails = np.broadcast_to(tail, paired.mean.shape)
@@ -53,8 +54,17 @@ def interval(draws: np.ndarray, paired: Paired, tail: float | np.ndarray = TAIL)
             continue
         cut = tails[place] if paired.binary[place] else expanded(clusters, tails[place])
         low[place], high[place] = np.quantile(draws[:, place], (cut, 1 - cut))
+        if paired.binary[place] and clusters == paired.samples[place]:
+            gained, lost = ((sign * paired.sums[:, place] > 0).sum() for sign in (1, -1))
+            low[place] = min(low[place], gained / clusters - most(lost, clusters, tails[place]))
+            high[place] = max(high[place], most(gained, clusters, tails[place]) - lost / clusters)
     # at the end of a scale, all examples lost, the clusters that nobody saw pull the interval off what was measured
     return np.fmin(low, paired.mean + 0 * low), np.fmax(high, paired.mean + 0 * high)
+
+
+def most(count: int, of: int, tail: float) -> float:
+    """The largest share that gives no more than `count` of so many with a chance of at least `tail`."""
+    return float(beta.ppf(1 - tail, count + 1, of - count)) if count < of else 1.0
 
 
 def expanded(clusters: int, tail: float = TAIL) -> float:

@@ -108,5 +108,5 @@ def intensity_plot(rows: pd.DataFrame) -> Plot:
         ]
         title = f"g = {g} query head{'s' if g > 1 else ''} per key/value head"
         charts.append(Chart(title, "batch B", "multiply-adds per element", lines, log=True))
-    title = "decoding: (6 + rho g) / (6/B + rho), rho = S / (g d)"
+    title = "decoding: (6 + rho g) / (6/B + rho), rho = S / (g d_model)"
     return Plot("bench-arithmetic-intensity", title, charts, 2, records=keys_of(measured))

@@ -51,8 +51,10 @@ def answers(samples: pd.DataFrame, rows: Mapping[int, np.ndarray], prompts: Prom
     """
     every = samples.iloc[np.concatenate(list(rows.values()))]
     asked = every.drop_duplicates("index").sort_values("index")
-    # a row that names its prompt speaks for those of the same example that are older than prompts
-    named = every[every["prompt"] != ""].drop_duplicates("index").set_index("index")["prompt"]
+    # a row that names its prompt speaks for those of the same example that are older than prompts, or than references
+    pairs = every[every["prompt"] != ""].drop_duplicates(["index", "prompt"])
+    told = np.array([bool(prompts.references(name)) for name in pairs["prompt"]], dtype=bool)
+    named = pd.concat([pairs[told], pairs[~told]]).drop_duplicates("index").set_index("index")["prompt"]
     place = {index: number for number, index in enumerate(asked["index"])}
     strings = Strings()
     return {

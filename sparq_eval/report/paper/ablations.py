@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
@@ -21,8 +23,10 @@ OFF = "no reallocation"
 TEMPERATURES = {OFF: "no real-\nlocation", "none": "1", "sqrt_r": "√r", "sqrt_d": "√d", "coverage": "√(d·cov.)"}
 TASK = "squad"
 SWEPT = ("squad", "repetition")  # of r and k
-HUES = (COLOURS["sparq"], SPARE_COLOURS[0], COLOURS["lm_infinite"], COLOURS["flexgen"])
-MARKS = tuple(MARKERS.values())
+# of temperatures: none of those that ranking and budgets have
+HUES = (COLOURS["lm_infinite"], COLOURS["h2o"], COLOURS["flexgen"], SPARE_COLOURS[3])
+MARKS = tuple(MARKERS.values())[1:]
+Part = tuple[str, pd.DataFrame, pd.DataFrame]
 
 
 def figure_7(sources: Sources) -> Drawing:
@@ -31,23 +35,23 @@ def figure_7(sources: Sources) -> Drawing:
     """
     model = model_of(sources)
     same = model == LLAMA2_7B.name
-    makers = {"a": by_score, "b": by_temperature, "c": by_budgets}
     cells: list[Cell | None] = []
     numbers, alone = [], []
     lacking: dict[str, tuple[str, list[str]]] = {}  # of each command: its task, and the panels that need it
-    for letter, make in makers.items():
+    for letter in "abc":
         for task in SWEPT if letter == "c" else (TASK,):
-            own = select(letter, unfolded(sources.settings_of(model, task)))
+            own = on_shared(select(letter, unfolded(sources.settings_of(model, task))), sources.samples)
             theirs = select(letter, unfolded(sources.published_of(LLAMA2_7B.name, task, f"Fig 7{letter}")))
-            if own.empty:
+            if own.empty or not same:
                 lacking.setdefault(command(task), (task, []))[1].append(letter)
-            if own.empty and len(theirs):
+            if len(theirs) and (own.empty or not same):
                 alone.append(f"{letter} ({task})")
             title = f"({letter}) {task}"
-            panels = [(title, own, theirs)]
+            beside = [(title, own, theirs)]
             if not same:
-                panels = [(title, own, theirs.head(0)), (f"{title}, {LLAMA2_7B.name}", own.head(0), theirs)]
-            cells += [make(*each, sources) for each in panels if len(each[1]) or len(each[2])]
+                beside = [(title, own, theirs.head(0)), (f"{title}, {LLAMA2_7B.name}", own.head(0), theirs)]
+            beside = [part for part in beside if len(part[1]) or len(part[2])]
+            cells += by_temperature(beside) if letter == "b" else trade_offs(letter, beside, sources)
             numbers.append(own.assign(panel=letter))
     missing = [
         Missing(f"{LLAMA2_7B.name} {task}, {'panels' if len(letters) > 1 else 'panel'} {', '.join(letters)}", words)
@@ -58,7 +62,7 @@ def figure_7(sources: Sources) -> Drawing:
     table = pd.concat(numbers) if numbers else pd.DataFrame()
     names = ["panel", "task", "score", "temperature", "r", "k", "samples", "value", "stderr", "counted_ratio", "key"]
     table = table[[name for name in names if name in table]]
-    notes = [f"published alone, no records of them: panels {', '.join(alone)}"] if alone else []
+    notes = [f"published alone, no records of {LLAMA2_7B.name}: panels {', '.join(alone)}"] if alone else []
     parts = [(f"({letter})", part.drop(columns=["panel", "key"])) for letter, part in table.groupby("panel")]
     title = f"SparQ's parts: {model}"
     picture = Picture(title, table, parts, compose(title, cells, min(len(cells), 2), 2.0))
@@ -115,48 +119,71 @@ def select(letter: str, records: pd.DataFrame) -> pd.DataFrame:
     return chosen if letter == "b" else pd.concat([records[records["method"] == "dense"].head(1), chosen])
 
 
+def on_shared(records: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
+    """The settings of a panel, with value, stderr and samples of the examples that all of them answered, if there are
+    such: it is between settings that the figure compares.
+    """
+    rows = samples[samples["key"].isin(records["key"])]
+    answered = rows["index"].value_counts()
+    rows = rows[rows["index"].isin(answered.index[answered == len(records)])]
+    if rows.empty:
+        return records
+    scores = rows.groupby("key")["score"]
+    found = {"value": scores.mean(), "stderr": scores.sem(ddof=0), "samples": scores.size()}
+    return records.assign(**{name: records["key"].map(of) for name, of in found.items()})
+
+
 def one_way(records: pd.DataFrame) -> pd.DataFrame:
     """The way to reallocate that has most settings, with it where both have as many."""
     on = records["reallocate"].eq(True)
     return records[on] if 2 * on.sum() >= len(records) else records[~on]
 
 
-def by_score(title: str, own: pd.DataFrame, theirs: pd.DataFrame, sources: Sources) -> Cell:
-    return panel(title, own, theirs, sources, "score", SCORES)
-
-
-def by_budgets(title: str, own: pd.DataFrame, theirs: pd.DataFrame, sources: Sources) -> Cell:
-    names = {k: f"k={k}" for k in sorted(set([*own["k"].dropna(), *theirs["k"].dropna()]))}
-    return panel(title, own, theirs, sources, "k", names)
-
-
-def panel(title: str, own: pd.DataFrame, theirs: pd.DataFrame, sources: Sources, column: str, names: dict) -> Cell:
-    records = own if len(own) else theirs
-    title = f"{title}, n = {count(records['samples'])}" + ("" if len(own) else " (published)")
-    made = Panel(title, records, lines(own, column, names), lines(theirs, column, names))
+def trade_offs(letter: str, parts: Sequence[Part], sources: Sources) -> list[Cell]:
+    """Of ranking (a) or of budgets (c): title, our settings, and what was published of the same."""
+    column, names = "score", dict[Any, str](SCORES)
+    if letter == "c":
+        every = sorted({k for _, own, theirs in parts for k in (*own["k"].dropna(), *theirs["k"].dropna())})
+        column, names = "k", {k: f"k={k}" for k in every}
+    panels = []
+    for title, own, theirs in parts:
+        of = [lines(letter, records, column, names) for records in (own, theirs)]
+        panels.append(Panel(titled(title, own, theirs), own if len(own) else theirs, *of))
+    made = panel_cells(panels, XLABEL[sources.transfers], FULL / 2)
     # the paper's transfers are by its formula
-    return panel_cells([made], XLABEL[sources.transfers if len(own) else "nominal"], FULL / 2)[0]
+    return [
+        cell if len(own) else replace(cell, xlabel=XLABEL["nominal"])
+        for cell, (_, own, _) in zip(made, parts, strict=True)
+    ]
 
 
-def lines(records: pd.DataFrame, column: str, names: dict) -> list[Curve]:
+def titled(title: str, own: pd.DataFrame, theirs: pd.DataFrame) -> str:
+    records = own if len(own) else theirs
+    return f"{title}, n = {count(records['samples'])}" + ("" if len(own) else " (published)")
+
+
+def lines(letter: str, records: pd.DataFrame, column: str, names: dict[Any, str]) -> list[Curve]:
     """A line for each value of a column."""
     sparq = records[records["method"] == "sparq"] if len(records) else records
     found = []
     for value, label in names.items():
         points = sparq[sparq[column] == value].dropna(subset=["value", "x"]).sort_values("x", ascending=False)
         rank = float(value) if column == "k" else 0.0
-        for note, part in swept(points):
+        for note, part in swept(points, label != "SparQ" and column == "score"):
             # what is ranked otherwise has a colour of its own, budgets are shades of SparQ's
             method = "sparq" if column == "k" or label == "SparQ" else f"{label}{note}"
-            found.append(Curve(method, f"{label}{note}", rank, part[["x", "value", "stderr"]]))
+            found.append(Curve(method, f"({letter}) {label}{note}", rank, part[["x", "value", "stderr"]]))
     return found
 
 
-def swept(points: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Points as they are joined: where both budgets vary, over r at the paper's k, and over k at the r with most."""
+def swept(points: pd.DataFrame, named: bool) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Points as they are joined: where both budgets vary, over r at the paper's k, and over k at the r with most.
+    named: whether a budget that is the same in all of them is told.
+    """
     if points["r"].nunique() < 2 or points["k"].nunique() < 2:
+        told = [name for name in ("r", "k") if named and points[name].nunique() == 1 < len(points)]
         if len(points):
-            yield "", points
+            yield "".join(f", {name}={points[name].iloc[0]}" for name in told), points
         return
     r = points.groupby("r")["k"].nunique().idxmax()
     for name, value in (("k", PAPER_K), ("r", r)):
@@ -165,13 +192,16 @@ def swept(points: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
             yield f", {name}={value}", part
 
 
-def by_temperature(title: str, own: pd.DataFrame, theirs: pd.DataFrame, sources: Sources) -> Cell:
-    records = own if len(own) else theirs
-    title = f"{title}, k={PAPER_K}, n = {count(records['samples'])}" + ("" if len(own) else " (published)")
-    metric = str(records["metric"].iloc[0])
-    series = [*bars(own), *bars(theirs, theirs=True)]
+def by_temperature(parts: Sequence[Part]) -> list[Cell]:
     names = dict(enumerate(TEMPERATURES.values()))
-    return cell(Chart(title, "temperature", METRICS.get(metric, metric), series, names=names, zero=False), FULL / 2)
+    cells = []
+    for title, own, theirs in parts:
+        metric = str((own if len(own) else theirs)["metric"].iloc[0])
+        series = [*bars(own), *bars(theirs, theirs=True)]
+        name = titled(f"{title}, k={PAPER_K}", own, theirs)
+        chart = Chart(name, "temperature", METRICS.get(metric, metric), series, names=names, zero=False)
+        cells.append(cell(chart, FULL / 2))
+    return cells
 
 
 def bars(records: pd.DataFrame, theirs: bool = False) -> Sequence[Series]:
@@ -183,8 +213,8 @@ def bars(records: pd.DataFrame, theirs: bool = False) -> Sequence[Series]:
         points = pd.DataFrame({"x": x, "y": group["value"]}).sort_values("x")
         look = HUES[place % len(HUES)], MARKS[place % len(MARKS)]
         if theirs:
-            made.append(published(f"r={r}", points, *look))
+            made.append(published(f"(b) r={r}", points, *look))
         else:
             points = points.assign(low=group["value"] - group["stderr"], high=group["value"] + group["stderr"])
-            made.append(Series(f"r={r}", points, *look))
+            made.append(Series(f"(b) r={r}", points, *look))
     return made

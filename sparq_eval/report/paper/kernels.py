@@ -82,7 +82,9 @@ def micro(sources: Sources, endings: Sequence[str]) -> list[Plot]:
 
 def figure_8(sources: Sources) -> Drawing:
     plots = micro(sources, ["-positions"])
-    if plots:
+    # what was timed at one size alone is for Table 4
+    swept = [plot for plot in plots if any(len(line.points) > 1 for chart in plot.charts for line in chart.series)]
+    if plots := swept or plots:
         plot = joined("fig8", "one decode step of attention", plots, 2)
         return Drawing([Picture.of(plot)], plot.records, lacking(sources))
     return published_alone(sources)

@@ -35,6 +35,8 @@ MODELS = (
 TASKS = {"squad": 4000, "triviaqa": 2992, "cnn_dailymail": 500, "wikitext_bpc": 500, "repetition": 1000}
 LENGTHS = {f"squad_train_{contexts}": 1000 for contexts in (3, 7, 15, 31, 63)}
 NEEDLES = 544
+# of its trade-offs, beside dense
+METHODS = ("sparq", "h2o", "lm_infinite", "flexgen")
 SAMPLES = {**TASKS, **LENGTHS, "needle": NEEDLES}
 # which of the settings that a grid has the paper shows, where it has both
 REALLOCATE = {"gemma-7b": True, "llama3-8b": False}

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from sparq_eval.report.canvas import COLUMN, FULL, blank
 from sparq_eval.report.needles import needles
 from sparq_eval.report.paper.drawing import Drawing, Picture, keys
-from sparq_eval.report.paper.models import NEEDLE_MODEL, missing
+from sparq_eval.report.paper.models import NEEDLE_MODEL, Missing
 from sparq_eval.report.paper.sources import Sources, plain
 from sparq_eval.report.style import COLOURS, drawable, label_of
 from sparq_eval.results.record import safe
@@ -51,8 +51,8 @@ def compressions(records: pd.DataFrame, share: str = "counted_ratio") -> dict[st
     return dict(zip(chosen["key"], chosen["level"], strict=True))
 
 
-def lacking(rows: pd.DataFrame) -> list:
-    return [] if (rows["model"] == NEEDLE_MODEL.name).any() else [missing(NEEDLE_MODEL.name, "needle")]
+def lacking(sources: Sources) -> list[Missing]:
+    return sources.missing(NEEDLE_MODEL.name, "needle", ("sparq", "h2o", "lm_infinite"))
 
 
 def figure_a4(sources: Sources) -> Drawing:
@@ -68,7 +68,7 @@ def figure_a4(sources: Sources) -> Drawing:
             for (method, compression), part in table.groupby(["method", "compression"], sort=False)
         ]
         pictures.append(Picture(f"{model}: needles found", table, parts, heatmaps(str(model), table), suffix))
-    return Drawing(pictures, keys(rows["key"]), lacking(rows))
+    return Drawing(pictures, keys(rows["key"]), lacking(sources))
 
 
 def grid(part: pd.DataFrame) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +11,7 @@ import pandas as pd
 from sparq_eval.errors import UserError
 from sparq_eval.report.bench.rows import bench_rows
 from sparq_eval.report.figures import UNIT
-from sparq_eval.report.paper.models import REALLOCATE
+from sparq_eval.report.paper.models import METHODS, REALLOCATE, SAMPLES, Missing, missing
 from sparq_eval.report.paper.published import COLUMNS, Paper
 from sparq_eval.report.write import choose
 from sparq_eval.results.analysis import Analysis, load_analyses
@@ -49,6 +49,17 @@ class Sources:
     def placed(self, records: pd.DataFrame, model: str, task: str) -> pd.DataFrame:
         chosen = records[(records["model"] == model) & (records["task"] == task) & records["variant"].isin(("", "A"))]
         return chosen.assign(x=chosen[self.transfers] / UNIT, x_dense=chosen[f"{self.transfers}_dense"] / UNIT)
+
+    def missing(self, model: str, task: str, methods: Sequence[str] = METHODS) -> list[Missing]:
+        """The command for a model and task of the paper, if records lack one of these methods, dense or examples."""
+        found = main_settings(self.settings_of(model, task))
+        absent = [name for name in ("dense", *methods) if name not in set(found["method"])]
+        whole, few = missing(model, task), found["samples"].min()
+        if found.empty or len(absent) > len(methods):
+            return [whole]
+        why = [f"no {', '.join(absent)}"] if absent else []
+        why += [f"{few:,} of {SAMPLES[task]:,} examples"] if few < SAMPLES[task] else []
+        return [replace(whole, what=f"{whole.what} ({'; '.join(why)})")] if why else []
 
     @property
     def models(self) -> list[str]:

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 
 from sparq_eval.report.paper.drawing import Drawing, Picture, keys
-from sparq_eval.report.paper.models import MODELS, TASKS, missing
+from sparq_eval.report.paper.models import MODELS, TASKS
 from sparq_eval.report.paper.sources import Sources, main_settings
-from sparq_eval.report.paper.tradeoff import has, left_out
+from sparq_eval.report.paper.tradeoff import left_out
 from sparq_eval.report.style import METRICS, label_of
 from sparq_eval.report.text import short_settings
 
@@ -36,9 +36,9 @@ def table_2(sources: Sources) -> Drawing:
     neighbouring settings, dense being one.
     """
     rows = [row for model in sources.models for task in TASKS for row in rows_of(sources, model, task)]
-    lacking = [
-        missing(one.name, task) for one in MODELS if one.row for task in TASKS if not has(sources, one.name, task)
-    ]
+    rowed = [one.name for one in MODELS if one.row]
+    compared = tuple(METHODS.values())
+    lacking = [one for model in rowed for task in TASKS for one in sources.missing(model, task, compared)]
     theirs = published(sources.paper.tables)
     if not rows and theirs.empty:
         return Drawing(missing=lacking)

@@ -28,11 +28,15 @@ def table_3(sources: Sources) -> Drawing:
     if len(theirs):
         tables.append(theirs.assign(model=f"{NEEDLE_MODEL.name} (published)"))
         parts.append((f"{NEEDLE_MODEL.name}, published; 1k-8k follows from its other rows", wide(theirs)))
-        notes += [f"published alone, no records of it: {NEEDLE_MODEL.name}"] if lacking(rows) else []
+        notes += (
+            [f"published alone, no records of it: {NEEDLE_MODEL.name}"]
+            if NEEDLE_MODEL.name not in set(rows["model"])
+            else []
+        )
     if not tables:
-        return Drawing(missing=lacking(rows))
+        return Drawing(missing=lacking(sources))
     picture = Picture("Needles found", pd.concat(tables)[list(NUMBERS)], parts)
-    return Drawing([picture], keys(rows["key"]), lacking(rows), notes)
+    return Drawing([picture], keys(rows["key"]), lacking(sources), notes)
 
 
 def bins(lengths: pd.Series) -> pd.Series:

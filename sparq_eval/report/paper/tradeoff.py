@@ -11,7 +11,7 @@ from sparq_eval.report.curves import curves
 from sparq_eval.report.figures import XLABEL, count
 from sparq_eval.report.panel import Panel, panel_cells
 from sparq_eval.report.paper.drawing import Drawing, Picture, keys
-from sparq_eval.report.paper.models import LLAMA2_13B, MODELS, TASKS, home, missing
+from sparq_eval.report.paper.models import LLAMA2_13B, MODELS, TASKS, home
 from sparq_eval.report.paper.sources import Sources, main_settings
 
 FIGURE_1 = ("squad", "wikitext_bpc", "repetition")
@@ -29,7 +29,7 @@ def figure_1(sources: Sources) -> Drawing:
         dense = sources.records[(sources.records["method"] == "dense") & sources.records["value"].notna()]
         best = dense[dense["task"].isin(FIGURE_1)].sort_values(["task", "value"], key=ranked, kind="stable").tail(1)
         models += [str(model) for model in best["model"]]
-    lacking = [missing(LLAMA2_13B.name, task) for task in FIGURE_1 if not has(sources, LLAMA2_13B.name, task)]
+    lacking = [one for task in FIGURE_1 for one in sources.missing(LLAMA2_13B.name, task)]
     panels = [[panel_of(sources, model, task) for task in FIGURE_1] for model in models]
     notes = left_out(sources, [(model, task) for model in models for task in FIGURE_1])
     return drawn([row for row in panels if any(row)], 2.0, lacking, sources, notes)
@@ -44,7 +44,7 @@ def family(sources: Sources, figure: str) -> Drawing:
     """A row for each task, a column for each model of the figure; more than four models go on in another picture."""
     of_paper = [one.name for one in MODELS if one.figure == figure]
     models = [*of_paper, *(model for model in sources.models if model not in of_paper and home(model) == figure)]
-    lacking = [missing(model, task) for model in of_paper for task in TASKS if not has(sources, model, task)]
+    lacking = [one for model in of_paper for task in TASKS for one in sources.missing(model, task)]
     columns = [[panel_of(sources, model, task) for task in TASKS] for model in models]
     columns = [column for column in columns if any(column)]
     notes = left_out(sources, [(model, task) for model in models for task in TASKS])

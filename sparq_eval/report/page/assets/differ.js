@@ -9,32 +9,36 @@ function words(text) {
   return text.match(WORDS) ?? [];
 }
 
-/** A text as its tokens, of those that make whole characters; null where their lengths are not known to be its own. */
+/** A text as the tokens that end a character, with their numbers, from 1; null where their lengths are not its own. */
 function tokens(text, lengths) {
   const characters = Array.from(text);
-  const pieces = [];
+  const [pieces, numbers] = [[], []];
   let end = 0;
-  for (const length of lengths.split(" ").map(Number)) {
-    if (length) pieces.push(characters.slice(end, end + length).join(""));
+  for (const [place, length] of lengths.split(" ").map(Number).entries()) {
+    if (length) {
+      pieces.push(characters.slice(end, end + length).join(""));
+      numbers.push(place + 1);
+    }
     end += length;
   }
-  return lengths && end === characters.length ? pieces : null;
+  return lengths && end === characters.length ? { pieces, numbers } : null;
 }
 
 /**
  * Where two texts part, null if they are equal. sides: each text as [what both begin with, its first differing piece
  * ("" where it has ended), the rest]. unit: what pieces are, tokens where those of both are known. number: of that
- * piece, from 1.
+ * piece, from 1: of the first text's, if it goes on.
  */
 function part(texts, lengths) {
   if (texts[0] === texts[1]) return null;
   const known = texts.map((text, side) => tokens(text, lengths[side]));
   const unit = known[0] && known[1] ? "token" : "word";
-  const [left, right] = unit === "token" ? known : texts.map(words);
+  const [left, right] = unit === "token" ? known.map(({ pieces }) => pieces) : texts.map(words);
   let same = 0;
   while (same < left.length && left[same] === right[same]) same++;
   const cut = (list) => [list.slice(0, same).join(""), list[same] ?? "", list.slice(same + 1).join("")];
-  return { sides: [cut(left), cut(right)], unit, number: same + 1 };
+  const number = unit === "token" ? (known.map(({ numbers }) => numbers[same]).find(Boolean) ?? same + 1) : same + 1;
+  return { sides: [cut(left), cut(right)], unit, number };
 }
 
 /** A text whose first differing piece is marked. White space, and an end, get a sign that is no part of the text. */

@@ -12,6 +12,7 @@ import pytest
 from killed import make
 
 from sparq_eval.errors import UserError
+from sparq_eval.overrides import check_overrides
 from sparq_eval.sweep.__main__ import read_options
 from sparq_eval.sweep.cells import Words, cut
 from sparq_eval.sweep.manifest import frozen, read
@@ -76,6 +77,7 @@ def test_flags_may_stand_anywhere_and_a_plan_takes_what_a_sweep_takes(
     home: Path, monkeypatch: pytest.MonkeyPatch, spelled: tuple[str, ...]
 ) -> None:
     monkeypatch.chdir(home)
+    check_overrides(spelled)
     planned = Words.of(read_options(["plan", *spelled, "--records-only"]).words)
     assert planned == Words.of(spelled) == Words.of(["--config-dir", str(home / "configs"), *WORDS])
     assert planned == Words.of(spelled, cwd=home) and planned.flags == ["--config-dir", str(home / "configs")]

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from sparq_eval.errors import UserError
 from sparq_eval.overrides import check_overrides
 from sparq_eval.sweep.__main__ import read_options
 from sparq_eval.sweep.cells import Words, cut
-from sparq_eval.sweep.manifest import frozen, read
+from sparq_eval.sweep.manifest import Manifest, frozen, read
 from sparq_eval.sweep.queue import register, submissions
 from sparq_eval.sweep.status import look
 
@@ -126,7 +127,7 @@ def test_cells_of_a_launcher_that_outlives_its_parent_are_in_line(home: Path, tm
     words = ["-m", "--config-dir", "configs", *WORDS, "sweep_dir=sweep"]
     parent = python(home, "sparq_eval", *words, HELD=str(held))
     until(lambda: list(home.glob("sweep/cells/0000-*/todo.json")))
-    [child] = map(int, subprocess.run(["pgrep", "-P", str(parent.pid)], capture_output=True, text=True).stdout.split())
+    child = child_of(parent)
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
     for pipe in (parent.stdout, parent.stderr):
@@ -149,37 +150,35 @@ def test_cells_of_a_launcher_that_outlives_its_parent_are_in_line(home: Path, tm
     assert status == 0 and "3 cells: 3 done" in out, err
 
 
-def test_damaged_lines_of_what_was_sent_off_keep_their_places(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def frozen_sweep(home: Path, monkeypatch: pytest.MonkeyPatch) -> Manifest:
     monkeypatch.chdir(home)
     monkeypatch.syspath_prepend(home)
     words = ["--config-dir", "configs", *WORDS]
-    sweep = frozen(home / "sweep", words, cut(Words.of(words)))
-    register(sweep, [0], "basic")
-    with (home / "sweep/submissions.jsonl").open("a") as file:
+    return frozen(home / "sweep", words, cut(Words.of(words)))
+
+
+def test_damaged_lines_of_what_was_sent_off_keep_their_places(frozen_sweep: Manifest) -> None:
+    register(frozen_sweep, [0], "basic")
+    with (frozen_sweep.folder / "submissions.jsonl").open("a") as file:
         file.write('{}\n[]\n{"cells": 1, "launcher": "slurm", "at": 0}\n{"cells": ["x"]}\n7\nnonsense\n')
-    assert [lot.cells for lot in submissions(sweep)] == [(0,)] + [()] * 6
-    assert register(sweep, [1], "basic").endswith("-7")
-    assert [each.why.split(":")[0] for each in look(sweep)] == ["it was sent off and never began"] * 2 + [
-        "not submitted"
-    ]
+    assert [lot.cells for lot in submissions(frozen_sweep)] == [(0,)] + [()] * 6
+    assert register(frozen_sweep, [1], "basic").endswith("-7")
+    whys = [each.why.split(":")[0] for each in look(frozen_sweep)]
+    assert whys == ["it was sent off and never began"] * 2 + ["not submitted"]
 
 
-def test_a_reader_that_has_seen_enough_ends_a_status_quietly(home: Path) -> None:
-    words = ["--config-dir", "configs", *WORDS]
-    script = f"import sys; sys.path[:0] = [{str(home)!r}]\nfrom test_sweep_words import *\n"
-    script += f"frozen(Path({str(home / 'sweep')!r}), {words!r}, cut(Words.of({words!r})))"
-    environment = {**os.environ, "PYTHONPATH": f"{HERE}:{HERE.parent}"}
-    subprocess.run([sys.executable, "-c", script], cwd=home, env=environment, check=True)
+def test_a_reader_that_has_seen_enough_ends_a_status_quietly(frozen_sweep: Manifest) -> None:
     closed, pipe = os.pipe()
     os.close(closed)
-    command = [sys.executable, "-m", "sparq_eval.sweep", "status", "sweep"]
-    done = subprocess.run(command, cwd=home, env=environment, stdout=pipe, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "sparq_eval.sweep", "status", str(frozen_sweep.folder)]
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+    done = subprocess.run(command, env=environment, stdout=pipe, stderr=subprocess.PIPE, text=True)
     os.close(pipe)
     assert (done.returncode, done.stderr) == (141, "")
 
 
-def until(what: object, seconds: float = 60.0) -> None:
-    assert callable(what)
+def until(what: Callable[[], object], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end, "it did not happen in time"
@@ -188,9 +187,11 @@ def until(what: object, seconds: float = 60.0) -> None:
 
 def kill(parent: subprocess.Popen[str]) -> None:
     """The process and what it started."""
-    for pid in map(
-        int, subprocess.run(["pgrep", "-P", str(parent.pid)], capture_output=True, text=True).stdout.split()
-    ):
-        os.kill(pid, signal.SIGKILL)
+    os.kill(child_of(parent), signal.SIGKILL)
     parent.kill()
     parent.communicate()
+
+
+def child_of(parent: subprocess.Popen[str]) -> int:
+    found = subprocess.run(["pgrep", "-P", str(parent.pid)], capture_output=True, text=True, check=True)
+    return int(found.stdout)

@@ -9,8 +9,8 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from sparq_eval.errors import UserError
-from sparq_eval.overrides import CONFIGS, check_overrides, pins
-from sparq_eval.progress import fail, say
+from sparq_eval.overrides import CONFIGS, check_overrides, of_one_run, pins, read_line, shows
+from sparq_eval.progress import fail, say, unread
 
 
 def main() -> None:
@@ -19,13 +19,18 @@ def main() -> None:
     arguments = sys.argv[1:]
     try:
         check_overrides(arguments)
+        line = read_line(arguments)
+        if line.multirun and shows(line):
+            sys.argv[1:] = of_one_run(arguments)
         # a sweep's own jobs name their cell
-        if {"-m", "--multirun"} & {*arguments} and not any(word.startswith("cell=") for word in arguments):
+        elif line.multirun and not any(word.startswith("cell=") for word in line.overrides):
             from sparq_eval.sweep.submit import sweep
 
             sys.exit(sweep(arguments))
     except UserError as error:
         fail(error)
+    except BrokenPipeError:
+        unread()
     compose()
 
 

@@ -1,12 +1,14 @@
 """What may be overridden: mistakes are refused in words that name the key, the value and what would be right."""
 
+import argparse
 import difflib
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 
@@ -17,11 +19,44 @@ PACKAGE = Path(__file__).parent
 CONFIGS = next(path for path in (PACKAGE / "configs", PACKAGE.parent / "configs") if path.is_dir())
 
 
+def read_line(arguments: Sequence[str]) -> argparse.Namespace:
+    """A command line as Hydra reads it, flags and overrides in any order: `overrides`, `config_dir`, `multirun`, …
+
+    UserError for a flag that is none. --version is answered here, and ends the program.
+    """
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(message)
+
+    parser = get_args_parser()
+    parser.error = refuse
+    return parser.parse_intermixed_args(list(arguments))
+
+
+def shows(line: argparse.Namespace) -> bool:
+    """Whether the line asks to be shown something, so that nothing is to be run."""
+    return bool(line.help or line.hydra_help or line.cfg or line.info or line.shell_completion)
+
+
+def of_one_run(arguments: Sequence[str]) -> list[str]:
+    """A sweep's command line less what makes it one: Hydra shows nothing of sweeps."""
+
+    def swept(word: str) -> bool:
+        try:
+            return bool(OverridesParser.create().parse_overrides([word])[0].is_sweep_override())
+        except OverrideParseException:
+            return False  # Hydra says what is wrong with it
+
+    swept_over = {word for word in read_line(arguments).overrides if swept(word)}
+    return [word for word in arguments if word not in {"-m", "--multirun", *swept_over}]
+
+
 def check_overrides(arguments: Sequence[str]) -> None:
     """Refuse keys and choices that do not exist, with the nearest that do, before Hydra's longer words for it."""
-    words = [word for word in arguments if "=" in word and not word.startswith("-")]
+    line = read_line(arguments)
+    words = [word for word in line.overrides if "=" in word]
     check_grid(words)
-    if "--config-dir" in arguments or "-cd" in arguments:
+    if line.config_dir is not None:
         return  # the user brings configs that are not known here
     config = yaml.safe_load((CONFIGS / "config.yaml").read_text(encoding="utf-8"))
     groups = {path.name for path in CONFIGS.iterdir() if path.is_dir()}

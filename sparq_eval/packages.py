@@ -5,6 +5,7 @@ file, and only its data files are read.
 """
 
 import contextlib
+import errno
 import hashlib
 import importlib.util
 import json
@@ -56,6 +57,20 @@ def cache_dir() -> Path:
     return Path(base).expanduser().resolve() / "sparq_eval"
 
 
+@contextmanager
+def in_cache() -> Iterator[None]:
+    """UserError where what the block does fails on the cache's disk. Errors of files elsewhere are as they were."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None and not Path(error.filename).is_relative_to(cache_dir()):
+            raise
+        raise UserError(
+            f"{cache_dir()}: models and packages cannot be kept there ({error.strerror or error}); make room, or let "
+            "SPARQ_EVAL_CACHE name a folder that has room and that you may write to"
+        ) from error
+
+
 def fetch(package: Package) -> Path:
     """The verified wheel in the cache, fetched if it is not there yet.
 
@@ -63,11 +78,12 @@ def fetch(package: Package) -> Path:
     want the same wheel wait for each other. A file of other content than `package.sha256` is set aside, not deleted.
     """
     wheels = cache_dir() / "wheels"
-    wheels.mkdir(parents=True, exist_ok=True)
-    with alone(wheels / f"{package.stem}.lock"):
-        found = sorted(wheels.glob(f"{package.stem}-*.whl"))
-        wheel = found[0] if found else _download(package, wheels)
-        _verify(wheel, package.sha256)
+    with in_cache():
+        wheels.mkdir(parents=True, exist_ok=True)
+        with alone(wheels / f"{package.stem}.lock"):
+            found = sorted(wheels.glob(f"{package.stem}-*.whl"))
+            wheel = found[0] if found else _download(package, wheels)
+            _verify(wheel, package.sha256)
     return wheel
 
 
@@ -156,6 +172,8 @@ def _download(package: Package, wheels: Path) -> Path:
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=quiet) as pip:
             lines = _watch(pip, package, Path(aside))
         done = sorted(Path(aside, "done").glob("*.whl"))
+        if pip.returncode and any(os.strerror(errno.ENOSPC) in line for line in lines):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if pip.returncode or len(done) != 1:
             errors = [line for line in lines if line.startswith("ERROR:")] or lines[-1:] or ["it said nothing"]
             raise UserError(

@@ -1,5 +1,6 @@
 """Progress with time left, on standard error: a live bar in a terminal, a line now and then in a pipe."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,13 @@ def fail(error: UserError, program: str = "sparq_eval") -> NoReturn:
     """End the program: a user's mistake is one sentence and status 2."""
     say(f"{program}: {error}")
     sys.exit(2)
+
+
+def unread() -> NoReturn:
+    """End the program quietly where who read its output has seen enough, with the status of SIGPIPE."""
+    # at the end Python flushes what is left once more
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(141)
 
 
 def clock(seconds: float) -> str:

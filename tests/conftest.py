@@ -2,6 +2,8 @@
 
 import os
 import random
+import subprocess
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +23,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk, or becoming another user, needs root")
 
 
 def pytest_report_header() -> str:
@@ -46,6 +49,18 @@ def seed() -> int:
     torch.manual_seed(seed)
     random.seed(seed)
     return seed
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 100 kB."""
+    at = tmp_path / "disk"
+    at.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", at], capture_output=True, text=True)
+    if made.returncode != 0:
+        pytest.skip(f"no small disk can be mounted here: {made.stderr.strip()}")
+    yield at
+    subprocess.run(["umount", "-l", at], check=True)
 
 
 @pytest.fixture(scope="session")

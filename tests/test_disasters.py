@@ -1,42 +1,38 @@
 """A disk that is full, a permission that is lost, a folder that is gone: a clear sentence, nothing written is lost."""
 
+import contextlib
 import multiprocessing
 import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from conftest import ROOT
 from killed import in_process, make, overrides, settings_of, told, whole_run
 from test_store import IDENTITY, RUN, entry, indices_on_disk, record, row
 
 from sparq_eval.errors import UserError
+from sparq_eval.evaluate import run as run_module
+from sparq_eval.evaluate.plan import Cell
 from sparq_eval.evaluate.run import run
 from sparq_eval.results import Identity, Store, load
+from sparq_eval.sweep import work as work_module
+from sparq_eval.sweep.cells import Words, cut
+from sparq_eval.sweep.manifest import frozen
+from sparq_eval.sweep.queue import register
+from sparq_eval.sweep.status import look
+from sparq_eval.sweep.work import work
 
 pytestmark = pytest.mark.waits
-
-ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk, or becoming another user, needs root")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 100 kB."""
-    at = tmp_path / "disk"
-    at.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", at], capture_output=True, text=True)
-    if made.returncode != 0:
-        pytest.skip(f"no small disk can be mounted here: {made.stderr.strip()}")
-    yield at
-    subprocess.run(["umount", "-l", at], check=True)
 
 
 @ROOT
@@ -105,6 +101,58 @@ def test_a_permission_that_is_lost_in_mid_run_is_a_clear_sentence(tmp_path: Path
         assert len(load(home / "results").samples) == 1
     finally:
         shutil.rmtree(home)
+
+
+def test_results_of_a_task_that_is_done_deleted_in_mid_run_are_missed_at_its_end(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_of([*overrides(folder, tmp_path / "results"), "task=[lm_eval/my_words,lm_eval/my_text]"])
+    right = run_module.measure
+
+    def measure(cell: Cell, *rest: Any) -> None:
+        if cell.task.name == "lm_eval/my_text":
+            shutil.rmtree(settings.results_dir)
+        right(cell, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run_module, "measure", measure)
+        with pytest.raises(UserError, match="and 4 more records: 25 rows that were written are gone"):
+            run(settings)
+    assert len(load(settings.results_dir).samples) == 25, "those of the second task are there"
+    run(settings)
+    assert len(load(settings.results_dir).samples) == 50
+
+
+@ROOT
+def test_a_sweep_on_a_full_disk_is_said_to_be_that_and_not_killed(
+    folder: Path, disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [*overrides(folder), "task=[lm_eval/my_words,lm_eval/my_text]", "selfcheck=off"]
+    sweep = frozen(disk / "sweep", words, cut(Words.of(words)))
+    right = work_module.measure
+
+    def fill(*given: Any) -> Any:
+        with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+            while filler.write(b"x" * 512):
+                pass
+        return right(*given)
+
+    monkeypatch.setattr(work_module, "measure", fill)
+    register(sweep, [0, 1], "basic")
+    with pytest.raises(UserError, match="No space left on device"):
+        work(sweep.folder, 0)
+    with pytest.raises(UserError, match="No space left on device"):
+        work(sweep.folder, 1)
+    first, second = look(sweep)
+    full = f"the disk that {sweep.folder} is on is full"
+    assert first.why.endswith(f"ended without a word (there is no space for it: {full})")
+    assert second.why == f"it was sent off and never began: {full}"
+    (disk / "filler").unlink()
+    assert "killed" in look(sweep)[0].why and "full" not in look(sweep)[1].why
+    monkeypatch.setattr(work_module, "measure", right)
+    work(sweep.folder, 0)
+    assert look(sweep)[0].state == "done"
 
 
 def test_a_results_folder_deleted_in_mid_run_stops_it_with_a_clear_sentence(tmp_path: Path) -> None:

@@ -354,6 +354,26 @@ def test_a_file_that_is_not_there_is_named(folder: Path, tmp_path: Path) -> None
         ran(folder, tmp_path, "my_words", include_path=str(tasks))
 
 
+@pytest.mark.parametrize("hidden", [0, 2])
+@pytest.mark.parametrize(
+    ("task", "label"),
+    [(task, label) for task in ("my_choice", "my_words", "my_ending") for label in (-100, 7)] + [("my_choice", -1)],
+)
+def test_a_label_that_is_hidden_or_none_names_the_task_before_a_model_is_read(
+    folder: Path, tmp_path: Path, task: str, hidden: int, label: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparq_eval.hf.checkpoint.Checkpoint.load", None)
+    tasks = write_tasks(tmp_path / "tasks")
+    docs = [json.loads(line) for line in (tasks / "data.jsonl").read_text().splitlines()]
+    docs[hidden]["answer"] = label
+    (tasks / "data.jsonl").write_text("\n".join(map(json.dumps, docs)))
+    with pytest.raises(
+        UserError, match=rf"^task=lm_eval/{task}: .*cannot be asked \(.*include_path=<folder>"
+    ) as refusal:
+        ran(folder, tmp_path, task, include_path=str(tasks))
+    assert "\n" not in str(refusal.value)
+
+
 def test_traffic_of_several_requests_is_the_mean_over_their_steps() -> None:
     nan = float("nan")
     parts = [

@@ -17,9 +17,10 @@ from rich.console import Console
 from sparq_eval.errors import UserError
 from sparq_eval.overrides import check_overrides
 from sparq_eval.sweep.cells import Cell, Words, cut
+from sparq_eval.sweep.code import changed, code_of
 from sparq_eval.sweep.estimate import estimate
 from sparq_eval.sweep.lease import held, holder
-from sparq_eval.sweep.manifest import changed, code_of, frozen, read
+from sparq_eval.sweep.manifest import frozen, read
 from sparq_eval.sweep.show import plain, show
 from sparq_eval.sweep.status import Standing, look
 from sparq_eval.sweep.work import work
@@ -96,13 +97,13 @@ def test_a_manifest_with_a_changed_bit_is_refused(words: list[str], tmp_path: Pa
 
 def test_code_that_changed_is_named(words: list[str], tmp_path: Path) -> None:
     made = frozen(tmp_path / "sweep", words, cut(Words.of(words)))
-    now = code_of(made.cells)
-    assert changed(made, now) is None
+    now = code_of(made.cells, made.folder)
+    assert changed(made.code, now) is None
     assert (
-        changed(made, {**now, "files": {**now["files"], "ops.py": "0"}})
+        changed(made.code, {**now, "files": {**now["files"], "ops.py": "0"}})
         == "ops.py changed since the sweep was submitted"
     )
-    assert "torch changed" in str(changed(made, {**now, "versions": {**now["versions"], "torch": "0"}}))
+    assert "torch changed" in str(changed(made.code, {**now, "versions": {**now["versions"], "torch": "0"}}))
 
 
 def test_two_jobs_for_one_cell_one_works_and_the_other_leaves(words: list[str], tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+from sparq_eval.errors import UserError
 from sparq_eval.evaluate.backend import Kernels
 from sparq_eval.evaluate.batches import Batch, answer_all, beside, fitting, in_order
 from sparq_eval.evaluate.documents import joined, whole
@@ -49,7 +50,20 @@ def carry_out(planned: Plan, settings: Settings) -> list[Cell]:
             measure(cell, engine, settings, checked)
             time_settings(cell, engine, settings, planned.kernels)
             conclude(cell)
+    see_kept(cells)
     return cells
+
+
+def see_kept(cells: Sequence[Cell]) -> None:
+    """UserError where rows of this run are no more: an append sees that of its own record, and no task of another's."""
+    entries = [entry for cell in cells for entry in cell.entries]
+    gone = {entry.path: rows for entry in entries if (rows := entry.seen - len(entry.parsed().rows)) > 0}
+    if gone:
+        more = f" and {len(gone) - 1} more records" if len(gone) > 1 else ""
+        raise UserError(
+            f"{next(iter(gone))}{more}: {sum(gone.values())} rows that were written are gone: the folder was deleted "
+            "or changed while the run went on; the same command again measures what is missing"
+        )
 
 
 def conclude(cell: Cell) -> None:

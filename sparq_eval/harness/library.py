@@ -12,6 +12,7 @@ from typing import Any
 
 from datasets.exceptions import DatasetsError
 from huggingface_hub import constants
+from jinja2 import UndefinedError
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
@@ -21,7 +22,7 @@ from sparq_eval.harness.data import reachable
 from sparq_eval.harness.lm import EngineLM, Response
 from sparq_eval.harness.metric import choose
 from sparq_eval.harness.score import judge, no_advice
-from sparq_eval.harness.task import Task, ask, kind_of
+from sparq_eval.harness.task import Task, ask, kind_of, unanswered
 from sparq_eval.progress import say
 from sparq_eval.request import Request
 
@@ -52,6 +53,8 @@ def open_library(name: str, lm: EngineLM, include_path: Path | None, metadata: M
         raise no_data(label, f"its data could not be read ({first_line(error)})") from error
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"task={label}: its definition makes no task ({first_line(error)})") from error
+    except (IndexError, UndefinedError) as error:
+        raise unanswered(label, "its first example cannot be asked", error) from error
     return [open_one(f"{LIBRARY}{own}", task, metric or None, lm) for own, task in tasks.items()]
 
 
@@ -65,7 +68,7 @@ def open_one(label: str, task: Any, wanted: str | None, lm: EngineLM) -> Task:
         docs = list(docs)
     with no_advice():
         task.set_fewshot_seed(SHOTS_SEED)
-        asked = ask(task, docs[0], 0)
+        asked = ask(label, task, docs[0], 0)
         task.set_fewshot_seed(SHOTS_SEED)
     kind = kind_of(task)
     if kind not in BLANK or {instance.request_type for instance in asked} != {kind}:

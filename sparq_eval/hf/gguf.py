@@ -19,7 +19,7 @@ import torch
 from sparq_eval.errors import UserError
 from sparq_eval.hf.gguf_families import Family, Source, family_of
 from sparq_eval.hf.gguf_tokenizer import write_tokenizer
-from sparq_eval.packages import alone, cache_dir
+from sparq_eval.packages import alone, cache_dir, in_cache
 from sparq_eval.progress import progress, say
 
 VERSION = 1  # of the conversion: raise it when the same file would come out otherwise
@@ -36,17 +36,18 @@ def converted(sha256: str) -> Path:
 def convert(source: Path, sha256: str) -> Path:
     """The folder made from `source`, whose digest is `sha256`: converted now if it never was. Whole or not there."""
     folder = converted(sha256)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with alone(folder.parent / f"{folder.name}.lock"):
-        if not folder.is_dir():
-            aside = folder.with_name(f".{folder.name}-{os.getpid()}")
-            aside.mkdir()
-            try:
-                _write(source, sha256, aside)
-                if not folder.is_dir():  # another process may have been first where a file system has no locks
-                    os.rename(aside, folder)
-            finally:
-                shutil.rmtree(aside, ignore_errors=True)
+    with in_cache():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with alone(folder.parent / f"{folder.name}.lock"):
+            if not folder.is_dir():
+                aside = folder.with_name(f".{folder.name}-{os.getpid()}")
+                aside.mkdir()
+                try:
+                    _write(source, sha256, aside)
+                    if not folder.is_dir():  # another process may have been first where a file system has no locks
+                        os.rename(aside, folder)
+                finally:
+                    shutil.rmtree(aside, ignore_errors=True)
     return folder
 
 

@@ -50,7 +50,8 @@ def write_tokenizer(source: Source, folder: Path, context: int) -> None:
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{bos[0]} $A", pair=f"{bos[0]} $A {bos[0]}:1 $B:1", special_tokens=[bos]
         )
-    tokenizer.save(str(folder / "tokenizer.json"))
+    # and not its own save, whose errors are not those of files
+    (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": context,

@@ -3,23 +3,39 @@
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from sparq_eval.errors import UserError
 from sparq_eval.overrides import check_overrides
-from sparq_eval.progress import fail
+from sparq_eval.progress import fail, unread
+
+RECORDS_ONLY = "--records-only"
 
 
 def main() -> None:
     """A user's mistake is one sentence and status 2; status 1: something failed or is missing."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    options = parser().parse_args()
+    options = read_options(sys.argv[1:])
     try:
-        sys.exit(options.run(options))
+        status = options.run(options)
+        sys.stdout.flush()
+        sys.exit(status)
     except UserError as error:
         fail(error, "sparq_eval.sweep")
+    except BrokenPipeError:
+        unread()
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def read_options(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command and what it is given. A plan's words are a command line of their own, whose flags are Hydra's."""
+    if arguments[:1] != ["plan"] or {"-h", "--help"} & {*arguments}:
+        return parser().parse_args(arguments)
+    options = parser().parse_args(["plan", *[RECORDS_ONLY] * (RECORDS_ONLY in arguments)])
+    options.words = [word for word in arguments[1:] if word != RECORDS_ONLY]
+    return options
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,8 +44,8 @@ def parser() -> argparse.ArgumentParser:
     plan = commands.add_parser(
         "plan", help="cells, prefills, decode steps, memory and hours, before anything is sent off"
     )
-    plan.add_argument("words", nargs="*", help="overrides, as for python -m sparq_eval -m")
-    plan.add_argument("--records-only", action="store_true", help="take times from earlier records, load no model")
+    plan.add_argument("words", nargs="*", help="all that python -m sparq_eval -m takes, flags too")
+    plan.add_argument(RECORDS_ONLY, action="store_true", help="take times from earlier records, load no model")
     plan.set_defaults(run=run_plan)
     status = commands.add_parser("status", help="where each cell stands; a live view in a terminal")
     status.add_argument("dir", type=Path, metavar="DIR", help="the sweep's folder")

@@ -1,7 +1,6 @@
 """From the words of a command to cells: one model and one task each, its config composed once and for all."""
 
 import hashlib
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,51 +17,52 @@ from omegaconf import OmegaConf
 from sparq_eval.errors import UserError
 from sparq_eval.evaluate.plan import named
 from sparq_eval.evaluate.settings import check_pins, read_settings
-from sparq_eval.overrides import CONFIGS, pins
+from sparq_eval.overrides import CONFIGS, pins, read_line
 from sparq_eval.progress import say
 from sparq_eval.results.record import canonical, safe
 
 OWN = ("sweep_dir", "cell")
+SUBMISSIONS = "submissions.jsonl"  # in a sweep's folder: what of its cells was sent off
 
 
 @dataclass(frozen=True)
 class Words:
-    """A command line in parts. measured: what is measured. launched: how jobs are sent off. flags: for Hydra itself."""
+    """A command line in parts. measured: what is measured. launched: how jobs are sent off. configs: a folder of the
+    user's own.
+    """
 
     measured: tuple[str, ...]
     launched: tuple[str, ...]
-    flags: tuple[str, ...]
+    configs: Path | None
     sweep_dir: Path | None
 
     @staticmethod
-    def of(arguments: Sequence[str]) -> "Words":
-        measured, launched, flags = list[str](), list[str](), list[str]()
-        sweep_dir = None
-        words = iter(arguments)
-        for word in words:
+    def of(arguments: Sequence[str], cwd: Path | None = None) -> "Words":
+        """cwd: where its relative paths begin, if not here."""
+        measured, launched = list[str](), list[str]()
+        line, here, sweep_dir = read_line(arguments), cwd or Path.cwd(), None
+        if other := line.config_name or line.config_path:
+            raise UserError(f"{other}: a sweep is composed from the config of this package; --config-dir adds to it")
+        for word in line.overrides:
             key = word.lstrip("+~").split("=")[0]
-            if word in ("-m", "--multirun"):
-                continue
-            if word in ("--config-dir", "-cd"):
-                flags += [word, str(Path(next(words, "")).absolute())]
-            elif word.startswith("-"):
-                flags.append(word)
-            elif key == "sweep_dir" and "=" in word:
-                sweep_dir = Path(word.split("=", 1)[1]).expanduser().absolute()
+            if key == "sweep_dir" and "=" in word:
+                sweep_dir = here / Path(word.split("=", 1)[1]).expanduser()
             elif key == "hydra" or key.startswith(("hydra.", "hydra/")):
                 launched.append(word)
             else:
                 measured.append(word)
-        return Words(tuple(measured), tuple(launched), tuple(flags), sweep_dir)
+        configs = None if line.config_dir is None else here / line.config_dir
+        return Words(tuple(measured), tuple(launched), configs, sweep_dir)
+
+    @property
+    def flags(self) -> list[str]:
+        """What tells Hydra's command line of the user's own configs. Jobs have theirs frozen: they may be gone."""
+        return ["--config-dir", str(self.configs)] if self.configs and self.configs.is_dir() else []
 
     @property
     def searched(self) -> list[str]:
-        """The user's own folders of configs, as Hydra takes them where it is called and not run."""
-        folders = [flag.split("=", 1)[1] for flag in self.flags if flag.startswith("--config-dir=")]
-        folders += [folder for flag, folder in itertools.pairwise(self.flags) if flag in ("--config-dir", "-cd")]
-        return [f"hydra.searchpath=[{','.join(f'file://{Path(folder).absolute()}' for folder in folders)}]"] * bool(
-            folders
-        )
+        """The user's own configs, as Hydra takes them where it is called and not run."""
+        return [] if self.configs is None else [f"hydra.searchpath=['file://{quoted(self.configs)}']"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,8 @@ class Cell:
 
 def cut(words: Words) -> list[Cell]:
     """All cells of a command, every one of them checked. UserError as for a run."""
+    if words.configs and not words.configs.is_dir():
+        raise UserError(f"--config-dir={words.configs}: must be a folder that is there")
     ConfigStore.instance()
     found: dict[str, Cell] = {}
     with initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
@@ -103,6 +105,11 @@ def cut(words: Words) -> list[Cell]:
     if len({(cell.model, cell.task) for cell in cells}) < len(cells):
         say("note: some cells have the same model and task, and each prefills for itself; a list, k=[64,128], shares")
     return cells
+
+
+def quoted(path: Path) -> str:
+    """A path as it stands between single quotes in an override."""
+    return str(path).replace("\\", "\\\\").replace("'", "\\'")
 
 
 def choices(measured: Sequence[str]) -> list[list[str]]:

@@ -7,9 +7,11 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+
+from sparq_eval.errors import UserError
 
 LEASE = "lease"
 
@@ -37,15 +39,21 @@ def me() -> Holder:
 
 
 @contextmanager
-def held(place: Path, patience: float = 2.0) -> Iterator[Holder | None]:
-    """Hold the cell's lease for the block and yield None, or yield who else holds it.
+def held(place: Path, patience: float = 2.0, heirs: bool = False) -> Iterator[Holder | None]:
+    """Hold the cell's lease for the block and yield None, or yield who else holds it. UserError if it cannot be
+    written.
 
     A job that was requeued waits for its own former self, which may still run while the queue ends it: it is the one
     that must go on. Others have `patience` with a lease that may only have been looked at.
+
+    heirs: whether processes that are started with this one's files open hold it too, as long as one of them lives.
     """
     own, end = me(), time.monotonic() + patience
-    place.mkdir(parents=True, exist_ok=True)
-    with (place / LEASE).open("a+b") as file:
+    with refusing(place):
+        place.mkdir(parents=True, exist_ok=True)
+        (place / LEASE).touch()
+    with (place / LEASE).open("a+b", buffering=0) as file:
+        os.set_inheritable(file.fileno(), heirs)
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -56,10 +64,24 @@ def held(place: Path, patience: float = 2.0) -> Iterator[Holder | None]:
                     yield other or Holder("", 0, "an unknown host", 0, "just now")
                     return
                 time.sleep(0.2)
-        file.truncate(0)
-        file.write(json.dumps(asdict(own)).encode())
-        file.flush()
+        with refusing(place):
+            file.truncate(0)
+            file.write(json.dumps(asdict(own)).encode())
         yield None
+
+
+def inherited(place: Path, pid: int) -> None:
+    """Say of a lease that is held here that a process of ours, which inherited it, is the one to ask for."""
+    with refusing(place):
+        (place / LEASE).write_text(json.dumps(asdict(replace(me(), pid=pid))), encoding="utf-8")
+
+
+@contextmanager
+def refusing(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{place / LEASE}: could not be written ({error.strerror})") from error
 
 
 def written(place: Path) -> Holder | None:

@@ -1,21 +1,18 @@
 """What a sweep was when it was submitted: its cells with their whole configs, and the code that was to measure them."""
 
-import hashlib
-import inspect
 import json
 import os
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import chdir, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from sparq_eval.errors import UserError
-from sparq_eval.evaluate.expand import kind_of
-from sparq_eval.evaluate.provenance import commit, versions
-from sparq_eval.overrides import PACKAGE
-from sparq_eval.results.record import canonical
 from sparq_eval.results.store import keep
 from sparq_eval.sweep.cells import Cell, Words
+from sparq_eval.sweep.code import code_of, digest
 
 MANIFEST, SCHEMA = "manifest.json", 1
 
@@ -42,7 +39,20 @@ class Manifest:
 
     @property
     def words(self) -> Words:
-        return Words.of(self.command)
+        return Words.of(self.command, self.cwd)
+
+    @contextmanager
+    def at_home(self) -> Iterator[None]:
+        """Where it was submitted: relative paths, and modules that lie there, are those that it was submitted with."""
+        home = str(self.cwd)
+        if not self.cwd.is_dir():
+            raise UserError(f"{self.folder}: {home}, where it was submitted and its relative paths begin, is gone")
+        sys.path.insert(0, home)
+        try:
+            with chdir(home):
+                yield
+        finally:
+            sys.path.remove(home)
 
 
 def frozen(folder: Path, command: Sequence[str], cells: Sequence[Cell]) -> Manifest:
@@ -55,7 +65,7 @@ def frozen(folder: Path, command: Sequence[str], cells: Sequence[Cell]) -> Manif
                 f"go on with that one by `python -m sparq_eval.sweep resume {folder}`"
             )
         return there
-    made = Manifest(folder, tuple(command), Path.cwd(), code_of(cells), tuple(cells))
+    made = Manifest(folder, tuple(command), Path.cwd(), code_of(cells, folder), tuple(cells))
     write(made)
     return made
 
@@ -88,34 +98,6 @@ def read(folder: Path) -> Manifest:
         raise UserError(f"{path}: cannot be trusted ({error}); submit the sweep again to another folder") from error
 
 
-def code_of(cells: Sequence[Cell]) -> dict[str, Any]:
-    """What measures: sources of the package, its tasks and the methods, and the versions of what they stand on."""
-    sources = {str(path.relative_to(PACKAGE)): path for path in PACKAGE.rglob("*.py")}
-    for folder in (PACKAGE / "tasks", PACKAGE.parent / "tasks"):
-        sources |= {f"tasks/{path.relative_to(folder)}": path for path in folder.rglob("*") if path.suffix in KINDS}
-    for node in {cell.digest: cell.config["methods"] for cell in cells}.values():
-        for name, method in node.items():
-            kind = kind_of(name, method)
-            if not kind.__module__.startswith("sparq_eval."):
-                sources[f"method {kind.__module__}"] = Path(inspect.getfile(kind))
-    files = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in sorted(sources.items())}
-    return {"sha256": digest(files), "files": files, "versions": versions(), "commit": commit()}
-
-
-KINDS = (".py", ".yaml")
-
-
-def changed(manifest: Manifest, now: Mapping[str, Any]) -> str | None:
-    """What differs between the code that the sweep was submitted with and the code that is here, in words."""
-    then = manifest.code
-    for what in ("files", "versions"):
-        names = sorted(then[what].keys() | now[what].keys())
-        if differing := [name for name in names if then[what].get(name) != now[what].get(name)]:
-            more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
-            return f"{differing[0]}{more} changed since the sweep was submitted"
-    return None
-
-
 def different(there: Sequence[Cell], cells: Sequence[Cell]) -> str:
     if len(there) != len(cells):
         return f"{len(there)} cells there, {len(cells)} now"
@@ -127,10 +109,6 @@ def different(there: Sequence[Cell], cells: Sequence[Cell]) -> str:
             if before.get(key) != after.get(key):
                 return f"{key}={before.get(key)} there, {after.get(key)} now"
     return "other cells"
-
-
-def digest(content: object) -> str:
-    return hashlib.sha256(canonical(content).encode()).hexdigest()
 
 
 def put(path: Path, content: Mapping[str, Any]) -> None:

@@ -7,11 +7,9 @@ import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from sparq_eval.sweep.cells import SUBMISSIONS
 from sparq_eval.sweep.manifest import Manifest
-
-SUBMISSIONS = "submissions.jsonl"
 
 
 @dataclass(frozen=True)
@@ -23,19 +21,27 @@ class Job:
     why: str
 
 
-def submissions(manifest: Manifest) -> list[dict[str, Any]]:
-    """Every lot of cells that was sent off, in order: its cells and launcher."""
-    path = manifest.folder / SUBMISSIONS
-    if not path.exists():
-        return []
-    lines = path.read_bytes().split(b"\n")
-    found = []
-    for line in lines[:-1]:
+@dataclass(frozen=True)
+class Lot:
+    """Cells that were sent off together: with which launcher, and when. Without any where its line is damaged."""
+
+    cells: tuple[int, ...] = ()
+    launcher: str = ""
+    at: float = 0.0
+
+    @staticmethod
+    def read(line: bytes) -> "Lot":
         try:
-            found.append(json.loads(line))
-        except ValueError:
-            found.append({"cells": [], "launcher": ""})  # its place counts: names of jobs are by number
-    return found
+            found = json.loads(line)
+            return Lot(tuple(map(int, found["cells"])), str(found["launcher"]), float(found["at"]))
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            return Lot()
+
+
+def submissions(manifest: Manifest) -> list[Lot]:
+    """Every lot of cells that was sent off, in order; a damaged one has its place: names of jobs are by number."""
+    path = manifest.folder / SUBMISSIONS
+    return [Lot.read(line) for line in path.read_bytes().split(b"\n")[:-1]] if path.exists() else []
 
 
 def register(manifest: Manifest, cells: Sequence[int], launcher: str) -> str:
@@ -57,8 +63,8 @@ def stem(manifest: Manifest) -> str:
 
 def queued(manifest: Manifest) -> dict[int, Job] | None:
     """Cells that are in Slurm's queue, waiting or running; None where the queue did not answer."""
-    lots = {f"{stem(manifest)}-{number}": lot["cells"] for number, lot in enumerate(submissions(manifest))}
-    if not any(lot["launcher"] == "slurm" for lot in submissions(manifest)):
+    lots = {f"{stem(manifest)}-{number}": lot.cells for number, lot in enumerate(submissions(manifest))}
+    if not any(lot.launcher == "slurm" for lot in submissions(manifest)):
         return {}
     command = ["squeue", "-h", "-r", "-u", getpass.getuser(), "-o", "%j|%F|%K|%T|%r"]
     try:

@@ -1,6 +1,7 @@
 """Where a sweep stands, from its folder and the queue alone: what each cell is, why, and how long it will take."""
 
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -13,11 +14,13 @@ from sparq_eval.progress import clock
 from sparq_eval.sweep.cells import Cell
 from sparq_eval.sweep.lease import holder, written
 from sparq_eval.sweep.manifest import Manifest
-from sparq_eval.sweep.queue import Job, last_words, queued, submissions
+from sparq_eval.sweep.queue import Job, Lot, last_words, queued, submissions
 from sparq_eval.sweep.work import STATE, TODO
 
 DONE, RUNNING, WAITING, FAILED, MISSING = "done", "running", "waiting", "failed", "missing"
 SUBMIT = "submit"  # the folder whose lease the submitting process holds
+LAUNCHER = "launcher.log"
+SAY = 1 << 14  # bytes
 
 
 @dataclass(frozen=True)
@@ -45,16 +48,14 @@ def look(manifest: Manifest, sending: bool = False) -> list[Standing]:
     jobs = queued(manifest)
     parent = None if sending else holder(manifest.folder / SUBMIT)
     lots = submissions(manifest)
-    sent = set(lots[-1]["cells"]) if parent and lots and lots[-1]["launcher"] != "slurm" else set[int]()
+    sent = set(lots[-1].cells) if parent and lots and lots[-1].launcher != "slurm" else set[int]()
     found = [standing(manifest, cell, jobs, cell.number in sent, lots) for cell in manifest.cells]
     took = [each.seconds for each in found if each.state == DONE and each.seconds]
     usual = sum(took) / len(took) if took else None
     return [replace(each, left=usual) if each.state == WAITING else each for each in found]
 
 
-def standing(
-    manifest: Manifest, cell: Cell, jobs: dict[int, Job] | None, sent: bool, lots: Sequence[dict[str, Any]]
-) -> Standing:
+def standing(manifest: Manifest, cell: Cell, jobs: dict[int, Job] | None, sent: bool, lots: Sequence[Lot]) -> Standing:
     place = manifest.place(cell)
     ended, todo = content(place / STATE), content(place / TODO)
     rows, of = progressed(todo)
@@ -71,22 +72,39 @@ def standing(
     last = written(place)
     # a job that came after the last end, and left no word of its own
     silent = last is not None and last.since > str(ended.get("at", ""))
-    if sent and not silent and not (ended and ended["at"] > stamp(lots[-1]["at"])):
+    if sent and not silent and not (ended and ended["at"] > stamp(lots[-1].at)):
         return Standing(cell, WAITING, "in line on this machine", rows, of)
     if silent and last is not None:
         words = last_words(manifest, last.job)
         said = f"; its log ends: {words}" if words else ""
-        return Standing(cell, FAILED, f"{last} ended without a word (killed, or out of time or memory){said}", rows, of)
+        why = "killed, or out of time or memory"
+        if full(manifest.folder):
+            why = f"there is no space for it: the disk that {manifest.folder} is on is full"
+        return Standing(cell, FAILED, f"{last} ended without a word ({why}){said}", rows, of)
     if state == DONE:
         return Standing(cell, MISSING, f"{of - rows} of its {of} answers are not in the results any more", rows, of)
     if state:
         return Standing(cell, FAILED, why if state == "failed" else f"{state}: {why}", rows, of)
-    tried = any(cell.number in lot["cells"] for lot in lots)
-    return Standing(cell, FAILED if tried else MISSING, never(manifest) if tried else "not submitted", rows, of)
+    lot = next((lot for lot in reversed(lots) if cell.number in lot.cells), None)
+    if lot is None:
+        return Standing(cell, MISSING, "not submitted", rows, of)
+    return Standing(cell, FAILED, f"it was sent off and never began: {never(manifest, lot)}", rows, of)
 
 
-def never(manifest: Manifest) -> str:
-    return f"it was sent off and never began: see the logs in {manifest.folder / '.submitit'}"
+def never(manifest: Manifest, lot: Lot) -> str:
+    """What can be said of cells that were sent off, are not live and left nothing."""
+    if full(manifest.folder):
+        return f"the disk that {manifest.folder} is on is full"
+    if lot.launcher == "basic":
+        return "the process that ran the cells one after another ended before its turn"
+    logs = [path for path in (manifest.folder / ".submitit", manifest.folder / LAUNCHER) if path.exists()]
+    return f"see {' and '.join(map(str, logs))}" if logs else "its launcher left no log"
+
+
+def full(folder: Path) -> bool:
+    """Whether there is no room now for what a job has to say."""
+    disk = os.statvfs(folder)
+    return disk.f_blocks > 0 and disk.f_bavail * disk.f_frsize < SAY
 
 
 def stamp(at: float) -> str:

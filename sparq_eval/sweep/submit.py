@@ -10,15 +10,15 @@ from pathlib import Path
 
 from sparq_eval.errors import UserError
 from sparq_eval.progress import say
-from sparq_eval.sweep.cells import Words, cut
-from sparq_eval.sweep.lease import held
-from sparq_eval.sweep.manifest import Manifest, changed, code_of, frozen, write
+from sparq_eval.sweep.cells import Words, cut, quoted
+from sparq_eval.sweep.code import changed, code_of
+from sparq_eval.sweep.lease import held, inherited
+from sparq_eval.sweep.manifest import Manifest, frozen, write
 from sparq_eval.sweep.queue import queued, register
 from sparq_eval.sweep.show import plain
-from sparq_eval.sweep.status import DONE, SUBMIT, look
+from sparq_eval.sweep.status import DONE, LAUNCHER, SUBMIT, look
 
 LOT = 1000  # cells of one array: Slurm refuses more, where MaxArraySize is its default
-LAUNCHER = "launcher.log"
 PATIENCE = 120.0  # seconds for an array to be in the queue
 SILENCE = 5.0  # seconds that the launcher may go on after its last cell came to rest
 
@@ -37,33 +37,45 @@ def resume(manifest: Manifest, launched: Sequence[str] = (), new_code: bool = Fa
 
     launched: words for the launcher, if not those of the sweep's own command.
     """
-    now = code_of(manifest.cells)
-    if why := changed(manifest, now):
-        if not new_code:
-            raise UserError(
-                f"{manifest.folder}: {why}; go back to that code, or give `python -m sparq_eval.sweep resume "
-                f"{manifest.folder} --new-code` to measure what is missing with the code that is here"
-            )
-        before = [*manifest.code.get("before", ()), {key: manifest.code[key] for key in ("sha256", "commit")}]
-        manifest = replace(manifest, code={**now, "before": before})
-        write(manifest)
+    if Path.cwd() != manifest.cwd:
+        say(f"relative paths begin in {manifest.cwd}, where the sweep was submitted")
     words = tuple(launched) or manifest.words.launched
     launcher = next((word.split("=", 1)[1] for word in reversed(words) if word.startswith("hydra/launcher=")), "basic")
     slurm = launcher in ("slurm", "submitit_slurm")
-    say(f"sweep {manifest.name}: {len(manifest.cells)} cells in {manifest.folder}")
     if slurm and (size := [word for word in words if word.startswith("hydra.sweeper.max_batch_size=")]):
         raise UserError(f"{size[0]}: on Slurm a lot is one array; hydra.launcher.array_parallelism says how many run")
-    tried = set[int]()
-    while sent := send(manifest, words, launcher, slurm, tried):
-        tried |= set(sent)
+    with manifest.at_home():
+        manifest = accepted(manifest, new_code)
+        say(f"sweep {manifest.name}: {len(manifest.cells)} cells in {manifest.folder}")
+        tried = set[int]()
+        while sent := send(manifest, words, launcher, slurm, tried):
+            tried |= set(sent)
     standings = look(manifest)
     print(plain(standings), flush=True)
     return 0 if all(each.state == DONE for each in standings) else 1
 
 
+def accepted(manifest: Manifest, new_code: bool) -> Manifest:
+    """The sweep with the code that is here: that of its submission, or new code that the user wants."""
+    now = code_of(manifest.cells, manifest.folder)
+    why = changed(manifest.code, now)
+    if why is None:
+        return manifest
+    if not new_code:
+        raise UserError(
+            f"{manifest.folder}: {why}; go back to that code, or give `python -m sparq_eval.sweep resume "
+            f"{manifest.folder} --new-code` to measure what is missing with the code that is here"
+        )
+    before = [*manifest.code.get("before", ()), {key: manifest.code[key] for key in ("sha256", "commit")}]
+    manifest = replace(manifest, code={**now, "before": before})
+    write(manifest)
+    return manifest
+
+
 def send(manifest: Manifest, words: Sequence[str], launcher: str, slurm: bool, tried: Collection[int]) -> list[int]:
     """Send off up to LOT of the cells that were not tried, and wait for them. Those that were sent off."""
-    with held(manifest.folder / SUBMIT) as other:
+    # on Slurm the queue soon knows; elsewhere the launcher goes on with the cells if this process is killed
+    with held(manifest.folder / SUBMIT, heirs=not slurm) as other:
         if other:
             raise UserError(f"{manifest.folder}: {other} is sending off cells of this sweep; try again when it is done")
         lacking = [each for each in look(manifest, sending=True) if not (each.live or each.state == DONE)]
@@ -75,6 +87,8 @@ def send(manifest: Manifest, words: Sequence[str], launcher: str, slurm: bool, t
         else:
             name = register(manifest, missing, "slurm" if slurm else launcher)
             child = launch(manifest, command(manifest, missing, words, name if launcher != "basic" else ""), slurm)
+            if not slurm:
+                inherited(manifest.folder / SUBMIT, child.pid)
         try:
             if child and slurm:
                 until_queued(manifest, child, missing)
@@ -103,7 +117,7 @@ def until_queued(manifest: Manifest, child: subprocess.Popen[bytes], cells: Coll
 
 
 def command(manifest: Manifest, cells: Sequence[int], words: Sequence[str], name: str) -> list[str]:
-    folder = str(manifest.folder).replace("\\", "\\\\").replace("'", "\\'")
+    folder = quoted(manifest.folder)
     own = [f"cell={','.join(map(str, cells))}", f"sweep_dir='{folder}'", f"hydra.sweep.dir='{folder}'"]
     own += ["hydra.sweep.subdir=cells", *([f"hydra.launcher.name={name}"] if name else [])]
     if not any(word.startswith("hydra.sweeper.max_batch_size=") for word in words) and "hydra/launcher=local" in words:
@@ -112,9 +126,11 @@ def command(manifest: Manifest, cells: Sequence[int], words: Sequence[str], name
 
 
 def launch(manifest: Manifest, words: Sequence[str], quietly: bool) -> subprocess.Popen[bytes]:
-    """Hydra and its launcher in a process of their own. quietly: what they say of the queue goes to a file."""
+    """Hydra and its launcher in a process of their own. quietly: what they say of the queue goes to a file; else they
+    inherit the lease.
+    """
     if not quietly:
-        return subprocess.Popen(words)
+        return subprocess.Popen(words, close_fds=False)
     with (manifest.folder / LAUNCHER).open("wb") as log:
         return subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT)
 

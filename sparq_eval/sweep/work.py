@@ -1,6 +1,5 @@
 """What a job does with its cell: hold it, see that the code is that of the sweep, measure, say how it ended."""
 
-import os
 import subprocess
 import sys
 import time
@@ -19,8 +18,9 @@ from sparq_eval.overrides import PACKAGE
 from sparq_eval.progress import say
 from sparq_eval.results.store import Entry
 from sparq_eval.sweep.cells import Cell
+from sparq_eval.sweep.code import changed, code_of
 from sparq_eval.sweep.lease import held, me
-from sparq_eval.sweep.manifest import Manifest, changed, code_of, put, read
+from sparq_eval.sweep.manifest import Manifest, put, read
 
 STATE, TODO = "state.json", "todo.json"
 
@@ -38,11 +38,11 @@ def work(folder: Path, number: int) -> None:
             return
         began = time.time()
         try:
-            os.chdir(manifest.cwd)
-            if why := changed(manifest, code_of(manifest.cells)):
-                end(place, began, "refused", f"{why}; `sweep resume --new-code` measures what is missing with it")
-                return
-            entries = measure(manifest, cell, place)
+            with manifest.at_home():
+                if why := changed(manifest.code, code_of(manifest.cells, manifest.folder)):
+                    end(place, began, "refused", f"{why}; `sweep resume --new-code` measures what is missing with it")
+                    return
+                entries = measure(manifest, cell, place)
         except UserError as error:
             end(place, began, "failed", str(error))
         except Exception as error:  # whatever it was, whoever looks at the sweep must find it

@@ -6,16 +6,20 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from killed import in_process, make, overrides, settings_of, told, whole_run
+from killed import in_process, killed_in, make, overrides, settings_of, told, whole_run
 from test_store import IDENTITY, RUN, entry, indices_on_disk, record, row
 
 from sparq_eval.errors import UserError
 from sparq_eval.evaluate.run import run
 from sparq_eval.results import Identity, Store, load
+from sparq_eval.results import disk as files
+from sparq_eval.results.prompts import PROMPTS, Prompt, keep_prompts, load_prompts
+from sparq_eval.results.verify import set_aside, verify
 
 pytestmark = pytest.mark.waits
 
@@ -152,3 +156,72 @@ def test_eight_writers_and_a_reader_share_a_folder(tmp_path: Path, capfd: pytest
         assert sorted(indices_on_disk(of)) == list(range(20))
         assert sum(one["samples"] for one in record(of)["runs"]) == 20
     assert "not a record" not in capfd.readouterr().err
+
+
+def clean(root: Path) -> None:
+    for finding in verify(root):
+        set_aside(root, finding)
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_setting_aside_that_is_killed_at_any_moment_loses_no_good_line(tmp_path: Path, torn: bool) -> None:
+    of = entry(tmp_path / "right")
+    of.append([row(n) for n in range(8)], RUN)
+    keep_prompts(of.path.parent, [Prompt(f"question {n}") for n in range(8)])
+    own = of.path.relative_to(tmp_path / "right")
+    for file in (of.path / "samples.jsonl", of.path.parent / PROMPTS):
+        lines = file.read_bytes().split(b"\n")
+        lines[5] = lines[5].replace(b"5", b"6", 1)
+        file.write_bytes(b"\n".join(lines))
+    killed = moment = 0
+    while killed == moment:
+        moment += 1
+        root = Path(shutil.copytree(tmp_path / "right", tmp_path / f"{moment}"))
+        killed += killed_in(lambda root=root: clean(root), moment, torn)  # type: ignore[misc]
+        assert entry(root).indices() == {0, 1, 2, 3, 4, 6, 7}
+        assert {prompt.text[-1] for prompt in load_prompts(root).values()} == set("0123467")
+        for file, aside in (
+            (own / "samples.jsonl", own / "samples.torn"),
+            (own.parent / PROMPTS, own.parent / "samples.torn"),
+        ):
+            bad = (tmp_path / "right" / file).read_bytes().split(b"\n")[5]
+            there = [(root / name).read_bytes() for name in (file, aside) if (root / name).exists()]
+            assert any(bad in content for content in there), "what is bad is in one of the two"
+        clean(root)
+        assert [finding.what[:20] for finding in verify(root)] == ["1 of 8 rows are gone"]
+    assert killed >= 4
+
+
+def test_whoever_waited_for_a_file_that_was_replaced_goes_on_with_the_new_one(tmp_path: Path) -> None:
+    of = entry(tmp_path)
+    of.append([row(0)], RUN)
+    samples, prompts = of.path / "samples.jsonl", of.path.parent / PROMPTS
+    keep_prompts(prompts.parent, [Prompt("a")])
+    # threads: a process that is forked here would have the locks too
+    with ThreadPoolExecutor() as pool, files.writing(samples) as first, files.writing(prompts) as second:
+        waiting = [
+            pool.submit(lambda: entry(tmp_path).append([row(1)], RUN)),
+            pool.submit(lambda: keep_prompts(prompts.parent, [Prompt("b")])),
+        ]
+        time.sleep(0.5)
+        for path, file in ((samples, first), (prompts, second)):
+            file.seek(0)
+            files.replace(path, file.read())
+    assert [one.exception() for one in waiting] == [None, None]
+    assert indices_on_disk(of) == [0, 1] and len(load_prompts(tmp_path)) == 2
+
+
+def test_rows_that_are_appended_while_others_are_set_aside_are_all_there(tmp_path: Path) -> None:
+    of = entry(tmp_path)
+    of.append([row(0)], RUN)
+
+    def write() -> None:
+        for n in range(1, 60):
+            entry(tmp_path).append([row(n)], RUN)
+
+    writer = in_process(write)
+    while writer.is_alive():
+        with files.writing(of.path / "samples.jsonl") as file:
+            file.write(b"no row\n")
+        clean(tmp_path)
+    assert writer.exitcode == 0 and sorted(indices_on_disk(of)) == list(range(60))

@@ -1,11 +1,9 @@
 """Reading a store into two tables. Rows are the truth: numbers are computed from them, not taken from summaries."""
 
-import fcntl
 import json
 import math
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import pandas as pd
 
 from sparq_eval.errors import UserError
 from sparq_eval.progress import say
+from sparq_eval.results import disk
 from sparq_eval.results.analysis import is_analysis
 from sparq_eval.results.bench import is_bench
 from sparq_eval.results.prompts import PROMPTS
@@ -144,13 +143,8 @@ def read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 def settled_bytes(path: Path) -> bytes:
     """A file of rows while nobody is in the midst of an append; as it is where the file system knows no locks."""
-    try:
-        with path.open("rb") as file:
-            with suppress(OSError):
-                fcntl.flock(file, fcntl.LOCK_SH)
-            return file.read()
-    except FileNotFoundError:
-        return b""
+    with disk.reading(path) as file:
+        return file.read() if file else b""
 
 
 def left_out(path: Path, why: str) -> None:

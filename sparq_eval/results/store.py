@@ -3,7 +3,6 @@
 A crash at any point loses at most the rows of the append it hit; many processes may write the same entry.
 """
 
-import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any, BinaryIO
 
 from sparq_eval.errors import UserError
 from sparq_eval.progress import say
+from sparq_eval.results import disk
 from sparq_eval.results.record import SCHEMA, Identity, Row, plain, seal
 from sparq_eval.results.rows import Parsed, parse
 from sparq_eval.results.summary import summarise
@@ -88,7 +88,7 @@ class Entry:
                     # rows must never lie there without their record, whenever the power goes
                     self.write(record, parsed)
                 samples.write(b"".join(row.line for row in reversed(fresh.values())))
-                keep(samples)
+                disk.keep(samples)
                 current["samples"] += len(fresh)
                 parsed = repair(samples, self.path)
             self.write(record, parsed)
@@ -142,24 +142,14 @@ class Entry:
 
     def write(self, record: Mapping[str, Any], parsed: Parsed) -> None:
         """Replace the record by one with a fresh summary; a reader sees the old one or the new one. Needs the lock."""
-        aside = self.path / f".{RECORD}.aside"
-        with aside.open("wb") as file:
-            content = {**record, "summary": plain(summarise(parsed.rows)), "seal": seal(record)}
-            file.write(json.dumps(content, indent=1, allow_nan=False).encode() + b"\n")
-            keep(file)
-        aside.replace(self.path / RECORD)
-        folder = os.open(self.path, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
+        content = {**record, "summary": plain(summarise(parsed.rows)), "seal": seal(record)}
+        disk.replace(self.path / RECORD, json.dumps(content, indent=1, allow_nan=False).encode() + b"\n")
 
     @contextmanager
     def locked(self) -> Iterator[BinaryIO]:
         """The file of rows, open for reading and appending, for this process alone. UserError if it cannot be."""
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            # flock, not lockf: it also holds between threads, and Linux passes it on to a file server
-            with (self.path / SAMPLES).open("a+b") as samples:
-                fcntl.flock(samples, fcntl.LOCK_EX)
+            with disk.writing(self.path / SAMPLES) as samples:
                 yield samples
         except OSError as error:
             raise UserError(f"{self.path}: could not be written ({error.strerror}); what is there is kept") from error
@@ -196,32 +186,20 @@ def repair(samples: BinaryIO, folder: Path) -> Parsed:
     content = samples.read()
     parsed = parse(content)
     if parsed.torn:
-        with (folder / TORN).open("ab") as aside:
-            aside.write(content[-parsed.torn :] + b"\n")
-            keep(aside)
+        disk.add_lines(folder / TORN, [content[-parsed.torn :]])
         samples.truncate(len(content) - parsed.torn)
-        keep(samples)
+        disk.keep(samples)
         say(f"{folder / SAMPLES}: the last line was cut short; it is moved to {TORN} and that example measured again")
     return parsed
 
 
-def rewrite(samples: BinaryIO, folder: Path) -> None:
+def rewrite(folder: Path) -> None:
     """Move lines that are not rows as they were written out of the file of rows, to be measured again."""
-    fcntl.flock(samples, fcntl.LOCK_EX)
-    samples.seek(0)
-    lines = samples.read().split(b"\n")
-    good = [line for line in lines[:-1] if parse(line + b"\n").rows]
-    bad = [line for line in lines[:-1] if not parse(line + b"\n").rows] + [line for line in lines[-1:] if line]
-    with (folder / TORN).open("ab") as aside:
-        aside.write(b"".join(line + b"\n" for line in bad))
-        keep(aside)
-    # aside first: a crash between the two leaves a line in both files, and none in neither
-    samples.truncate(0)
-    samples.write(b"".join(line + b"\n" for line in good))
-    keep(samples)
-
-
-def keep(file: BinaryIO) -> None:
-    """Flush `file` to the disk."""
-    file.flush()
-    os.fsync(file.fileno())
+    with disk.writing(folder / SAMPLES) as samples:
+        samples.seek(0)
+        lines = samples.read().split(b"\n")
+        good = [line for line in lines[:-1] if parse(line + b"\n").rows]
+        bad = [line for line in lines[:-1] if not parse(line + b"\n").rows] + [line for line in lines[-1:] if line]
+        # aside first: a crash between the two leaves a line in both files, and none in neither
+        disk.add_lines(folder / TORN, bad)
+        disk.replace(folder / SAMPLES, b"".join(line + b"\n" for line in good))

@@ -4,7 +4,9 @@ import os
 import shutil
 from pathlib import Path
 
+from sparq_eval.results import disk
 from sparq_eval.results.frames import Untrusted, read_record
+from sparq_eval.results.prompts import PROMPTS
 from sparq_eval.results.store import RECORD, SAMPLES, TORN
 from sparq_eval.results.verify import ASIDE
 
@@ -17,8 +19,9 @@ def rubbish(root: Path, failed: bool = False) -> list[tuple[Path, str]]:
         if ASIDE in below:
             found.append((folder / ASIDE, "was set aside"))
         below[:] = sorted(name for name in below if not name.startswith("."))
-        if f".{RECORD}.aside" in names:
-            found.append((folder / f".{RECORD}.aside", "half a record: the write was interrupted"))
+        for name in (RECORD, SAMPLES, PROMPTS):
+            if (aside := disk.aside_of(folder / name)).name in names:
+                found.append((aside, f"half of {name}: the write was interrupted"))
         if RECORD in names and TORN in names:
             found.append((folder / TORN, "lines that were cut short and measured again"))
         if SAMPLES in names and RECORD not in names and not (folder / SAMPLES).stat().st_size:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sparq_eval.errors import UserError
+from sparq_eval.results import disk
 from sparq_eval.results.analysis import is_analysis, read_analysis
 from sparq_eval.results.bench import is_bench, read
 from sparq_eval.results.frames import REPORT, Untrusted, read_record, settled_bytes
@@ -18,7 +19,7 @@ from sparq_eval.results.store import RECORD, SAMPLES, TORN, rewrite
 from sparq_eval.results.summary import summarise
 
 ASIDE = ".aside"
-OURS = {RECORD, SAMPLES, TORN, f".{RECORD}.aside"}
+OURS = {RECORD, SAMPLES, TORN, *(disk.aside_of(Path(name)).name for name in (RECORD, SAMPLES))}
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,7 @@ def in_record(folder: Path, keys: dict[str, Path]) -> Iterator[Finding]:
 def set_aside(root: Path, finding: Finding) -> Path | None:
     """Move what was found out of the way, below `root`/.aside, or the lines that are no rows beside their file."""
     if finding.path.name == SAMPLES and finding.movable:
-        with finding.path.open("a+b") as samples:
-            rewrite(samples, finding.path.parent)
+        rewrite(finding.path.parent)
         return finding.path.with_name(TORN)
     if finding.path.name == PROMPTS:
         drop_lines(finding.path, finding.path.with_name(TORN))

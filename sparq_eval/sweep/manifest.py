@@ -13,8 +13,8 @@ from sparq_eval.errors import UserError
 from sparq_eval.evaluate.expand import kind_of
 from sparq_eval.evaluate.provenance import commit, versions
 from sparq_eval.overrides import PACKAGE
+from sparq_eval.results.disk import keep
 from sparq_eval.results.record import canonical
-from sparq_eval.results.store import keep
 from sparq_eval.sweep.cells import Cell, Words
 
 MANIFEST, SCHEMA = "manifest.json", 1

@@ -225,3 +225,17 @@ def test_rows_that_are_appended_while_others_are_set_aside_are_all_there(tmp_pat
             file.write(b"no row\n")
         clean(tmp_path)
     assert writer.exitcode == 0 and sorted(indices_on_disk(of)) == list(range(60))
+
+
+def test_a_folder_that_is_being_written_is_found_as_it_was_written(tmp_path: Path) -> None:
+    def write() -> None:
+        for k in range(12):
+            for n in range(6):
+                Store(tmp_path).open(settings(k), metric="m", higher_is_better=True).append([row(n)], RUN)
+                keep_prompts(tmp_path / "org--model-1" / "squad", [Prompt(f"{k} {n} " + "y" * 20000)])
+
+    writer, passes, found = in_process(write), 0, set[str]()
+    while writer.is_alive():
+        found |= set(map(str, verify(tmp_path)))
+        passes += 1
+    assert writer.exitcode == 0 and not found and passes > 10

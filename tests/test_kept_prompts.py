@@ -78,6 +78,14 @@ def test_a_prompt_with_other_references_is_another_and_older_lines_are_read(tmp_
     older = b'{"prompt": "ca978112ca1bbdca", "text": "a"}\n'
     (tmp_path / PROMPTS).write_bytes(older)
     assert load_prompts(tmp_path) == {"ca978112ca1bbdca": Prompt("a")}
-    for line in (b"[]", b"1", b'{"text": "a"}', older.replace(b'"a"', b"1"), older[:-2] + b', "references": "b"}'):
+    name, _, crc = EVERY[0].line.rpartition(b"crc")
+    for line in (
+        name + b"crc" + crc.upper().replace(crc[4:12].upper(), b"ABCDEF12"),
+        b"[]",
+        b"1",
+        b'{"text": "a"}',
+        older.replace(b'"a"', b"1"),
+        older[:-2] + b', "references": "b"}',
+    ):
         (tmp_path / PROMPTS).write_bytes(line + b"\n")
         assert not load_prompts(tmp_path)

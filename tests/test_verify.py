@@ -71,7 +71,8 @@ def test_what_is_wrong_is_named_and_set_aside_and_measured_again(
     command = [sys.executable, "-m", "sparq_eval.results", "verify", str(tmp_path), "--set-aside"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (
-        done.returncode == 1 and "lines 2 are not rows as they were written; its last line is cut short" in done.stdout
+        done.returncode == 1
+        and "lines 2 are not rows as they were written for this record; its last line is cut short" in done.stdout
     )
     assert [finding.what for finding in verify(tmp_path)] == ["2 of 4 rows are gone; the same run measures them again"]
     assert sorted(path.name for path in (tmp_path / ".aside").iterdir()) == [
@@ -83,6 +84,7 @@ def test_what_is_wrong_is_named_and_set_aside_and_measured_again(
     assert again.indices() == {0, 2}
     again.append([row(index) for index in range(4)], RUN | {"started": "later"})
     assert [one["samples"] for one in record(again)["runs"]] == [4, 2]
+    assert verify(tmp_path) == [], "what was measured again is not missed"
     capsys.readouterr()
     assert len(load(tmp_path).samples) == 8
     assert "left out" not in capsys.readouterr().err
@@ -121,6 +123,57 @@ def test_records_of_older_versions_without_checksums_are_read(tmp_path: Path) ->
     of = entry(tmp_path)
     of.append([row(9)], RUN)
     assert record(of)["seal"] and len(of.rows()) == 5
+
+
+def test_rows_of_another_record_are_named_never_used_and_set_aside(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = fill(tmp_path, score=0.25)
+    other = entry(tmp_path, replace(IDENTITY, settings={"k": 2}))
+    other.append([row(index, score=1.0) for index in range(6)], RUN)
+    (folder / "samples.jsonl").write_bytes((other.path / "samples.jsonl").read_bytes())
+    before = (folder / "record.json").read_bytes()
+    assert entry(tmp_path).indices() == set() and (folder / "record.json").read_bytes() == before
+    assert folder not in set(map(Path, load(tmp_path).records["path"]))
+    assert "lines 1, 2, 3, 4, 5, 6 are not rows as they were written for this record" in capsys.readouterr().err
+    found = verify(tmp_path)
+    assert [finding.what.partition(" are ")[0] for finding in found] == ["lines 1, 2, 3, 4, 5, …", "4 of 4 rows"]
+    set_aside(tmp_path, found[0])
+    assert (folder / "samples.torn").read_bytes() == (other.path / "samples.jsonl").read_bytes()
+    entry(tmp_path).append([row(index, score=0.25) for index in range(4)], RUN)
+    assert verify(tmp_path) == []
+
+
+def test_opening_a_record_does_not_make_its_summary_that_of_other_rows(tmp_path: Path) -> None:
+    """Rows of older versions are bound to no record: the summary alone tells that they are another's."""
+    folder = fill(tmp_path)
+    older = [row(index, score=0.125).line("").partition(b', "crc"')[0] + b"}\n" for index in range(6)]
+    for count in (4, 6):
+        (folder / "samples.jsonl").write_bytes(b"".join(older[:count]))
+        entry(tmp_path)
+        assert [finding.what for finding in verify(tmp_path)] == [
+            "its summary is not that of its rows: either was changed, or is another record's"
+        ]
+
+
+def test_rows_without_their_record_are_set_aside_whole(tmp_path: Path) -> None:
+    folder = fill(tmp_path)
+    (folder / "record.json").unlink()
+    [finding] = verify(tmp_path)
+    assert finding.what == "rows without their record"
+    place = set_aside(tmp_path, finding)
+    assert place and place.stat().st_size and verify(tmp_path) == [] and not (folder / "samples.jsonl").exists()
+
+
+def test_a_checksum_that_is_not_written_as_ours_is_none(tmp_path: Path) -> None:
+    folder = fill(tmp_path, n=1)
+    samples = folder / "samples.jsonl"
+    body, _, crc = samples.read_bytes().partition(b', "crc": "')
+    for other in (crc.replace(crc[:8], b"ABCDEF12"), b'x"}\n', b'1"}\n', crc.replace(b'"', b'" ')):
+        samples.write_bytes(body.replace(b'"score": 0.0', b'"score": 0.9') + b', "crc": "' + other)
+        assert entry(tmp_path).indices() == set()
+    samples.write_bytes(body + b"}\n")
+    assert entry(tmp_path).indices() == {0}, "rows of older versions have none"
 
 
 def test_two_folders_are_compared_example_by_example(tmp_path: Path) -> None:

@@ -88,10 +88,15 @@ def folders(root: Path) -> Iterator[Path]:
             own = (
                 name in (RECORD, PROMPTS)
                 or folder.name == REPORT
-                or (name == SAMPLES and (RECORD in names or not (folder / name).stat().st_size))
+                or (name == SAMPLES and (RECORD in names or not orphaned(folder / name)))
             )
             if name.endswith((".json", ".jsonl")) and not own and not is_bench(name) and not is_analysis(name):
                 left_out(folder / name, "no part of a record")
+
+
+def orphaned(samples: Path) -> bool:
+    """Whether a file of rows lies without its record, which is written before the first row."""
+    return samples.is_file() and samples.stat().st_size > 0 and not samples.with_name(RECORD).exists()
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -129,9 +134,10 @@ def read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     record |= {"decoding": decoding if isinstance(decoding, dict) else {}, "failure": str(failure or "")}
     record |= {"metric": str(content.get("metric")), "higher_is_better": bool(content.get("higher_is_better"))}
     path = folder / SAMPLES
-    parsed = parse(settled_bytes(path))
+    parsed = parse(settled_bytes(path), record["key"])
     if parsed.unreadable:
-        say(f"warning: {path}: lines {', '.join(map(str, parsed.unreadable))} are not rows; left out")
+        numbers = ", ".join(map(str, parsed.unreadable))
+        say(f"warning: {path}: lines {numbers} are not rows as they were written for this record; left out")
     if parsed.torn:
         say(f"warning: {path}: the last line is cut short; left out")
     if not parsed.rows:
@@ -139,6 +145,14 @@ def read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     if failure:
         say(f"warning: {folder}: failed: {failure}; it has {len(parsed.rows)} rows")
     return record, sorted(parsed.rows, key=lambda row: row["index"])
+
+
+def rows_in(folder: Path) -> list[dict[str, Any]]:
+    """The rows of the record in `folder`, none where there is no such record."""
+    try:
+        return parse(settled_bytes(folder / SAMPLES), read_record(folder)["key"]).rows
+    except Untrusted:
+        return []
 
 
 def settled_bytes(path: Path) -> bytes:

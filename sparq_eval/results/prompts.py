@@ -46,7 +46,7 @@ class Prompt:
     def read(line: bytes) -> "Prompt":
         """ValueError if a line is none as it was written."""
         values = json.loads(line)
-        if not (isinstance(values, dict) and intact(line)):
+        if not (isinstance(values, dict) and intact(line, values)):
             raise ValueError
         text, references = values.get("text"), values.get("references", [])
         if not (

@@ -19,6 +19,7 @@ from sparq_eval.evaluate.run import run
 from sparq_eval.results import Identity, Store, load
 from sparq_eval.results import disk as files
 from sparq_eval.results.prompts import PROMPTS, Prompt, keep_prompts, load_prompts
+from sparq_eval.results.tidy import remove, rubbish
 from sparq_eval.results.verify import set_aside, verify
 
 pytestmark = pytest.mark.waits
@@ -239,3 +240,30 @@ def test_a_folder_that_is_being_written_is_found_as_it_was_written(tmp_path: Pat
         found |= set(map(str, verify(tmp_path)))
         passes += 1
     assert writer.exitcode == 0 and not found and passes > 10
+
+
+def test_what_is_being_written_is_not_tidied_away(tmp_path: Path) -> None:
+    def write() -> None:
+        for k in range(40):
+            of = Store(tmp_path).open(settings(k), metric="m", higher_is_better=True)
+            for n in range(4):
+                of.append([row(n)], RUN)
+
+    writer, passes = in_process(write), 0
+    while writer.is_alive():
+        for path, _ in rubbish(tmp_path, failed=True):
+            remove(path, failed=True)
+        passes += 1
+    assert writer.exitcode == 0 and passes > 10 and len(load(tmp_path).samples) == 160
+
+
+def test_a_folder_whose_lock_is_held_stays_and_one_that_is_tidied_away_is_begun_again(tmp_path: Path) -> None:
+    of = entry(tmp_path)
+    with files.writing(of.path / "samples.jsonl") as samples:
+        assert not remove(of.path)
+    assert samples.name and rubbish(tmp_path) == [(of.path, "begun and left before anything was recorded")]
+    with ThreadPoolExecutor() as pool, files.writing(of.path / "samples.jsonl"):
+        waiting = pool.submit(lambda: of.append([row(0)], RUN))
+        time.sleep(0.3)
+        shutil.rmtree(of.path)
+    assert waiting.exception() is None and indices_on_disk(of) == [0]

@@ -204,8 +204,8 @@ def test_only_what_is_no_result_is_tidied_away(tmp_path: Path) -> None:
     failed = entry(tmp_path, replace(IDENTITY, task="broken"))
     failed.fail("it broke", RUN)
     assert {path.name for path, _ in rubbish(tmp_path)} == {".record.json.aside", "samples.torn"}
-    for path, _ in rubbish(tmp_path, failed=True):
-        remove(path)
+    assert not remove(failed.path), "what failed goes only where that was asked for"
+    assert all(remove(path, failed=True) for path, _ in rubbish(tmp_path, failed=True))
     assert rubbish(tmp_path, failed=True) == [] and not failed.path.exists()
     pd.testing.assert_frame_equal(load(tmp_path).records, before.records)
 

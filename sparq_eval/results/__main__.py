@@ -78,12 +78,14 @@ def run_merge(options: argparse.Namespace) -> int:
 
 
 def run_gc(options: argparse.Namespace) -> int:
-    found = tidy.rubbish(options.dir, options.failed)
+    found, removed = tidy.rubbish(options.dir, options.failed), 0
     for path, why in found:
         print(f"{path}: {why}")
-        if options.yes:
-            tidy.remove(path)
-    print(f"{len(found)} {'removed' if options.yes else 'to remove: --yes removes them' if found else 'to remove'}")
+        if options.yes and tidy.remove(path, options.failed):
+            removed += 1
+        elif options.yes:
+            print("  kept: it is being written")
+    print(f"{removed} removed" if options.yes else f"{len(found)} to remove{': --yes removes them' if found else ''}")
     return 0
 
 

@@ -53,9 +53,7 @@ def load(root: Path) -> Frames:
 
     UserError if there is no such folder; NoRecords, which is one, if there is no record in it.
     """
-    root = Path(root)
-    if not root.is_dir():
-        raise UserError(f"results={root}: no such folder; give the one that a run wrote (its results_dir)")
+    root = existing(root)
     found: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
     for folder in folders(root):
         try:
@@ -74,6 +72,13 @@ def load(root: Path) -> Frames:
     entries = [(record | {"variant": variants[record["key"]]}, rows) for record, rows in found.values()]
     entries.sort(key=lambda entry: place(entry[0]))
     return Frames(record_frame(entries), sample_frame(entries))
+
+
+def existing(root: Path) -> Path:
+    """A folder of results. UserError if it is not there."""
+    if not Path(root).is_dir():
+        raise UserError(f"results={root}: no such folder; give the one that a run wrote (its results_dir)")
+    return Path(root)
 
 
 def folders(root: Path) -> Iterator[Path]:

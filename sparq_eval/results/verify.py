@@ -10,7 +10,7 @@ from sparq_eval.errors import UserError
 from sparq_eval.results import disk
 from sparq_eval.results.analysis import is_analysis, read_analysis
 from sparq_eval.results.bench import is_bench, read
-from sparq_eval.results.frames import REPORT, Untrusted, orphaned, read_record
+from sparq_eval.results.frames import REPORT, Untrusted, existing, orphaned, read_record
 from sparq_eval.results.prompts import PROMPTS, drop_lines
 from sparq_eval.results.prompts import read as read_prompts
 from sparq_eval.results.rows import parse
@@ -36,11 +36,9 @@ class Finding:
 
 def verify(root: Path) -> list[Finding]:
     """Everything below `root` that is not as it was written. UserError if there is no such folder."""
-    if not Path(root).is_dir():
-        raise UserError(f"results={root}: no such folder; give the one that a run wrote (its results_dir)")
     found = list[Finding]()
     keys = dict[str, Path]()
-    for parent, below, names in os.walk(root):
+    for parent, below, names in os.walk(existing(root)):
         below[:] = sorted(name for name in below if not name.startswith("."))
         folder = Path(parent)
         if RECORD in names:

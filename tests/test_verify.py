@@ -12,11 +12,14 @@ import pytest
 from test_store import DENSE, IDENTITY, RUN, entry, record, row
 
 from sparq_eval.errors import UserError
-from sparq_eval.results import load
-from sparq_eval.results.compare import diff, merge
+from sparq_eval.results import load, load_analyses, load_benches
+from sparq_eval.results.compare import diff
 from sparq_eval.results.exchange import from_lm_eval, from_parquet, to_lm_eval, to_parquet
+from sparq_eval.results.merge import Merged, merge
 from sparq_eval.results.tidy import remove, rubbish
 from sparq_eval.results.verify import set_aside, verify
+
+COMMITTED = Path(__file__).parents[1] / "results"
 
 
 def fill(root: Path, n: int = 4, **changes: object) -> Path:
@@ -189,11 +192,74 @@ def test_merging_adds_what_is_missing_and_changes_nothing(tmp_path: Path) -> Non
     fill(tmp_path / "b", n=4, score=0.25)
     entry(tmp_path / "b", replace(IDENTITY, task="other")).append([row(0)], RUN)
     before = (entry(tmp_path / "a").path / "samples.jsonl").read_bytes()
-    assert merge(tmp_path / "a", tmp_path / "b") == (5, 2)
+    assert merge(tmp_path / "a", tmp_path / "b") == Merged(rows=5, notes=0, files=0, different=2)
     assert (entry(tmp_path / "a").path / "samples.jsonl").read_bytes().startswith(before)
     assert verify(tmp_path / "a") == []
-    assert merge(tmp_path / "a", tmp_path / "b") == (0, 2)
+    assert merge(tmp_path / "a", tmp_path / "b") == Merged(rows=0, notes=0, files=0, different=2)
     assert len(load(tmp_path / "a").samples) == 9
+
+
+def test_merging_into_nothing_gives_all_that_there_is(tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    fill(b)
+    of = entry(b)
+    of.note("decoding", {"backend": "kernel", "seconds": 0.012})
+    of.fail("1 of 4 answers met logits that are not finite")
+    for path in sorted(COMMITTED.glob("*/bench-*.json"))[:2] + sorted(COMMITTED.glob("*/analysis-*.json"))[:1]:
+        (b / "timed").mkdir(exist_ok=True)
+        (b / "timed" / path.name).write_bytes(path.read_bytes())
+    assert merge(a, b) == Merged(rows=8, notes=1, files=3, different=0)
+    assert merge(a, b) == Merged(rows=0, notes=0, files=0, different=0)
+    ours, theirs = load(a), load(b)
+    pd.testing.assert_frame_equal(ours.records.drop(columns="path"), theirs.records.drop(columns="path"))
+    pd.testing.assert_frame_equal(ours.samples, theirs.samples)
+    assert load_benches(a) == load_benches(b) and load_analyses(a) == load_analyses(b) and verify(a) == []
+    of.note("decoding", {"backend": "torch"})
+    assert merge(a, b).notes == 0 and record(entry(a))["decoding"]["backend"] == "kernel"
+
+
+def test_what_one_side_does_not_know_of_a_row_is_no_other_content(tmp_path: Path) -> None:
+    for root, known in (("a", {}), ("b", {"prompt": "ab", "token_lengths": "3 4", "seconds": 9.0})):
+        entry(tmp_path / root).append([row(0, **known)], RUN)  # type: ignore[arg-type]
+    assert merge(tmp_path / "a", tmp_path / "b").different == 0
+    entry(tmp_path / "c").append([row(0, prompt="cd")], RUN)
+    assert merge(tmp_path / "b", tmp_path / "c").different == 1
+
+
+@pytest.mark.parametrize(
+    "words", [["merge", "A", "nosuch"], ["gc", "nosuch"], ["verify", "nosuch"], ["diff", "A", "nosuch"]]
+)
+def test_a_folder_that_is_not_there_is_refused_in_a_sentence(tmp_path: Path, words: list[str]) -> None:
+    fill(tmp_path / "A")
+    command = [sys.executable, "-m", "sparq_eval.results", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.returncode == 2 and "results=nosuch: no such folder; give the one that a run wrote" in done.stderr
+
+
+def test_a_record_is_compared_with_itself_else_the_conditions_that_differ_are_named(tmp_path: Path) -> None:
+    def put(root: str, dtype: str, score: float, k: int = 64) -> None:
+        settings, protocol = IDENTITY.settings | {"k": k}, IDENTITY.protocol | {"dtype": dtype}
+        entry(tmp_path / root, replace(IDENTITY, settings=settings, protocol=protocol)).append(
+            [row(0, score=score)], RUN
+        )
+
+    for root, dtype, score in (
+        ("a", "float32", 1.0),
+        ("a", "bfloat16", 0.5),
+        ("b", "bfloat16", 0.5),
+        ("c", "float32", 1),
+    ):
+        put(root, dtype, score)
+    put("a", "float32", 1.0, k=65)
+    table = diff(tmp_path / "a", tmp_path / "b")
+    told = table[["samples_a", "samples_b", "difference", "conditions"]].fillna(-1).to_numpy().tolist()
+    assert told == [
+        [1, 1, 0.0, 'protocol.dtype (A: "bfloat16", B: "bfloat16")'],
+        [1, 0, -1, 'protocol.dtype (A: "float32")'],
+        [1, 0, -1, ""],
+    ]
+    [line] = diff(tmp_path / "c", tmp_path / "b").to_dict("records")
+    assert line["difference"] == -0.5 and line["conditions"] == 'protocol.dtype (A: "float32", B: "bfloat16")'
 
 
 def test_only_what_is_no_result_is_tidied_away(tmp_path: Path) -> None:

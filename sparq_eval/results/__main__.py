@@ -8,6 +8,7 @@ from sparq_eval.errors import UserError
 from sparq_eval.progress import fail, say
 from sparq_eval.results import compare, exchange, tidy
 from sparq_eval.results.frames import load
+from sparq_eval.results.merge import merge
 from sparq_eval.results.verify import set_aside, verify
 
 
@@ -71,9 +72,10 @@ def run_diff(options: argparse.Namespace) -> int:
 
 
 def run_merge(options: argparse.Namespace) -> int:
-    added, different = compare.merge(options.a, options.b)
-    kept = f"; {different} rows are there with another content and were kept as they are" if different else ""
-    print(f"{added} rows added to {options.a}{kept}")
+    merged = merge(options.a, options.b)
+    kept = f"; {merged.different} rows are there with another content and were kept as they are"
+    others = f", {merged.notes} notes on settings and {merged.files} records of benchmarks and analyses"
+    print(f"{merged.rows} rows{others} added to {options.a}{kept if merged.different else ''}")
     return 0
 
 

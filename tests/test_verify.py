@@ -18,6 +18,7 @@ from sparq_eval.results.exchange import from_lm_eval, from_parquet, to_lm_eval, 
 from sparq_eval.results.merge import Merged, merge
 from sparq_eval.results.tidy import remove, rubbish
 from sparq_eval.results.verify import set_aside, verify
+from sparq_eval.results.whole import key_of
 
 COMMITTED = Path(__file__).parents[1] / "results"
 
@@ -295,6 +296,63 @@ def test_frames_go_to_lm_evals_results_and_back(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(back[names], frames.records[names], check_dtype=False)
 
 
+def test_settings_with_long_names_go_to_a_file_each(tmp_path: Path) -> None:
+    for name in ("m" * 200, "m" * 200 + "/x"):
+        for temperature in ("sqrt_d", "sqrt_r"):
+            own = replace(IDENTITY, model={"name": name}, settings={"long" * 30: 1, "temperature": temperature})
+            entry(tmp_path / "results", own).append([row(0)], RUN)
+    written = to_lm_eval(load(tmp_path / "results"), tmp_path / "out")
+    assert len(set(written)) == len(list((tmp_path / "out").iterdir())) == 4
+    assert all(len(path.name) < 120 for path in written)
+
+
+DEEP = "[" * 200_000
+
+
+@pytest.mark.parametrize(
+    "content", [DEEP, '{"schema": 1, "when": ' + DEEP, '{"schema": 1' + "0" * 400 + "}", "", "[1]"]
+)
+@pytest.mark.parametrize("kind", ["bench", "analysis"])
+def test_a_hostile_benchmark_or_analysis_is_named_and_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, content: str
+) -> None:
+    (tmp_path / f"{kind}-x-0123456789ab.json").write_text(content)
+    [finding] = verify(tmp_path)
+    assert finding.what.startswith("no record of ")
+    assert load_benches(tmp_path) == [] and load_analyses(tmp_path) == []
+    assert "left out" in capsys.readouterr().err
+
+
+def test_a_time_that_is_none_here_is_refused(tmp_path: Path) -> None:
+    path = next(iter(sorted(COMMITTED.glob("bench/bench-*.json"))))
+    content = json.loads(path.read_bytes()) | {"when": "0001-01-01T00:00:00"}
+    key = key_of({name: value for name, value in content.items() if name != "schema"} | {"schema": content["schema"]})
+    (tmp_path / f"bench-x-{key}.json").write_text(json.dumps(content))
+    assert load_benches(tmp_path) == [] and len(verify(tmp_path)) == 1
+
+
+NUMBER = {"a": {"acc,none": 1.0}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        DEEP,
+        "{}",
+        json.dumps({"results": {"a": {"acc,none": 10**400}}}),
+        json.dumps({"results": {"a": {"acc,none": 1.0, "acc_stderr,none": 10**400}}}),
+        json.dumps({"results": NUMBER, "n-samples": []}),
+        json.dumps({"results": NUMBER, "config": [1]}),
+        json.dumps({"results": 3}),
+        '{"results": {"a": {"acc,none": 1' + "0" * 5000 + "}}}",
+    ],
+)
+def test_what_is_no_results_file_of_lm_eval_is_refused_in_a_sentence(tmp_path: Path, content: str) -> None:
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(UserError, match=r"results\.json: is not a results file of lm-eval \(\w+: .+\)$"):
+        from_lm_eval(tmp_path / "results.json")
+
+
 def test_a_results_file_that_lm_eval_wrote_is_read(tmp_path: Path) -> None:
     content = {
         "results": {
@@ -315,6 +373,3 @@ def test_a_results_file_that_lm_eval_wrote_is_read(tmp_path: Path) -> None:
         ["org/m", "acc", 0.5, 20],
         ["org/m", "bleu", 3.0, 20],
     ]
-    (tmp_path / "no.json").write_text("[1]")
-    with pytest.raises(UserError, match="is not a results file of lm-eval"):
-        from_lm_eval(tmp_path / "no.json")

@@ -16,7 +16,7 @@ from sparq_eval.results import disk
 from sparq_eval.results.analysis import is_analysis
 from sparq_eval.results.bench import is_bench
 from sparq_eval.results.prompts import PROMPTS
-from sparq_eval.results.record import KINDS, SCHEMA, Identity, canonical, seal
+from sparq_eval.results.record import KINDS, MALFORMED, SCHEMA, Identity, canonical, seal
 from sparq_eval.results.rows import parse
 from sparq_eval.results.store import RECORD, SAMPLES
 from sparq_eval.results.summary import summarise
@@ -115,7 +115,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         whole = all(isinstance(getattr(identity, field.name), kind_of(field.name)) for field in fields(Identity))
         whole = whole and all(isinstance(run, dict) for run in content["runs"]) and isinstance(content["summary"], dict)
         hashed, sealed, _ = identity.key, content.get("seal") in (None, seal(content)), str(identity.model["name"])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
+    except (*MALFORMED, OSError) as error:
         raise Untrusted(f"{RECORD} is not a record ({type(error).__name__}: {error})") from error
     if not whole:
         raise Untrusted(f"{RECORD} is not a record (a part of it is of the wrong kind)")

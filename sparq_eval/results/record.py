@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 SCHEMA = 2
+# what reading a file raises that is damaged or not ours
+MALFORMED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 from sparq_eval.errors import UserError
 from sparq_eval.progress import say
 from sparq_eval.results import disk
-from sparq_eval.results.record import SCHEMA, Identity, Row, plain, seal
+from sparq_eval.results.record import MALFORMED, SCHEMA, Identity, Row, plain, seal
 from sparq_eval.results.rows import Parsed, parse
 from sparq_eval.results.summary import lags, summarise
 
@@ -133,7 +133,7 @@ class Entry:
             same = all(record[name] == self.blank[name] for name in ("schema", "key", "identity", "metric"))
             described = same and isinstance(record["runs"], list) and isinstance(record["summary"], dict)
             described = described and record.get("seal") in (None, seal(record))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except MALFORMED:
             described = False
         if not described:
             raise UserError(

@@ -267,3 +267,18 @@ def test_a_folder_whose_lock_is_held_stays_and_one_that_is_tidied_away_is_begun_
         time.sleep(0.3)
         shutil.rmtree(of.path)
     assert waiting.exception() is None and indices_on_disk(of) == [0]
+
+
+def test_prompts_that_were_damaged_and_set_aside_are_kept_again_by_the_same_command(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    wanted = settings_of(overrides(folder, tmp_path / "results"))
+    whole_run(wanted)
+    before = load_prompts(tmp_path / "results")
+    for path in (tmp_path / "results").rglob(PROMPTS):
+        path.write_bytes(path.read_bytes().replace(b'"text": "', b'"text": "x', 1))
+    clean(tmp_path / "results")
+    assert 0 < len(load_prompts(tmp_path / "results")) < len(before)
+    run(wanted)
+    assert "nothing to compute" in capfd.readouterr().err
+    assert load_prompts(tmp_path / "results") == before and verify(tmp_path / "results") == []

@@ -1,5 +1,7 @@
 """Results that were torn, cut short, flipped or put there by others are found, named and set aside, and never used."""
 
+import csv
+import io
 import json
 import random
 import subprocess
@@ -12,9 +14,12 @@ import pytest
 from test_store import DENSE, IDENTITY, RUN, entry, record, row
 
 from sparq_eval.errors import UserError
+from sparq_eval.report.sheet import write_sheet
 from sparq_eval.results import load, load_analyses, load_benches
+from sparq_eval.results.__main__ import main
 from sparq_eval.results.compare import diff
 from sparq_eval.results.exchange import from_lm_eval, from_parquet, to_lm_eval, to_parquet
+from sparq_eval.results.formulas import as_generated
 from sparq_eval.results.merge import Merged, merge
 from sparq_eval.results.tidy import remove, rubbish
 from sparq_eval.results.verify import set_aside, verify
@@ -351,6 +356,23 @@ def test_what_is_no_results_file_of_lm_eval_is_refused_in_a_sentence(tmp_path: P
     (tmp_path / "results.json").write_text(content)
     with pytest.raises(UserError, match=r"results\.json: is not a results file of lm-eval \(\w+: .+\)$"):
         from_lm_eval(tmp_path / "results.json")
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+x", "-x", "@x", " =x", "\t=x", "'=x", "plain", "'x"])
+def test_csv_that_is_printed_or_drawn_from_is_text_to_a_spreadsheet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    content = {"results": {text: {"acc,none": -0.5}}, "model_name": text}
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    monkeypatch.setattr("sys.argv", ["results", "import", str(tmp_path / "results.json"), "--from", "lm-eval"])
+    with pytest.raises(SystemExit):
+        main()
+    [printed] = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    write_sheet(pd.DataFrame({"model": [text], "task": [text], "value": [-0.5]}), [], "", tmp_path / "sheet")
+    [drawn] = csv.DictReader(io.StringIO((tmp_path / "sheet.csv").read_text()))
+    for line in (printed, drawn):
+        assert line["value"] == "-0.5" and not line["model"].lstrip().startswith(("=", "+", "-", "@"))
+        assert as_generated(line["model"]) == as_generated(line["task"]) == text
 
 
 def test_a_results_file_that_lm_eval_wrote_is_read(tmp_path: Path) -> None:

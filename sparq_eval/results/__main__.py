@@ -7,6 +7,7 @@ from pathlib import Path
 from sparq_eval.errors import UserError
 from sparq_eval.progress import fail, say
 from sparq_eval.results import compare, exchange, tidy
+from sparq_eval.results.formulas import guarded
 from sparq_eval.results.frames import load
 from sparq_eval.results.merge import merge
 from sparq_eval.results.verify import set_aside, verify
@@ -104,7 +105,7 @@ def run_export(options: argparse.Namespace) -> int:
 def run_import(options: argparse.Namespace) -> int:
     lm_eval = options.kind == "lm-eval"
     table = exchange.from_lm_eval(options.path) if lm_eval else exchange.from_parquet(options.path).records
-    print(table.to_csv(index=False), end="")
+    print(guarded(table).to_csv(index=False), end="")
     return 0
 
 

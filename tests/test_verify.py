@@ -229,7 +229,9 @@ def test_what_one_side_does_not_know_of_a_row_is_no_other_content(tmp_path: Path
         entry(tmp_path / root).append([row(0, **known)], RUN)  # type: ignore[arg-type]
     assert merge(tmp_path / "a", tmp_path / "b").different == 0
     entry(tmp_path / "c").append([row(0, prompt="cd")], RUN)
-    assert merge(tmp_path / "b", tmp_path / "c").different == 1
+    assert merge(tmp_path / "b", tmp_path / "c").different == 0
+    entry(tmp_path / "d").append([row(0, token_lengths="4 3")], RUN)
+    assert merge(tmp_path / "b", tmp_path / "d").different == 1
 
 
 @pytest.mark.parametrize(

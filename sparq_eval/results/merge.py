@@ -68,9 +68,12 @@ def merge(into: Path, source: Path) -> Merged:
 
 
 def differ(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether rows of one example say different things of it, their time and what either does not know aside."""
+    """Whether rows of one example say different things of it.
+
+    Their time aside, what either does not know, and what the prompt goes by, which depends on what was kept of it.
+    """
     known = [name for name in one if name not in OPTIONAL or OPTIONAL[name] not in (one[name], other[name])]
-    return any(one[name] != other[name] for name in known if name != "seconds")
+    return any(one[name] != other[name] for name in known if name not in ("seconds", "prompt"))
 
 
 def add_files(into: Path, source: Path) -> int:

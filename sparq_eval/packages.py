@@ -115,15 +115,19 @@ def known_sha256(path: Path) -> str:
     seen = path.stat()
     state = {"path": str(path), "size": seen.st_size, "mtime_ns": seen.st_mtime_ns}
     note = cache_dir() / "digests" / f"{hashlib.sha256(str(path).encode()).hexdigest()[:16]}.json"
-    if note.is_file():
+    # a note that a crash left unreadable is none
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         known = json.loads(note.read_text(encoding="utf-8"))
-        if all(known.get(key) == value for key, value in state.items()):
-            return known["sha256"]
+        if isinstance(known, dict) and known == {**state, "sha256": str(known.get("sha256"))}:
+            return str(known["sha256"])
     with progress(f"checking {path.name}", seen.st_size / 1e6, "MB") as advance:
         digest = file_sha256(path, lambda by: advance(by / 1e6))
     note.parent.mkdir(parents=True, exist_ok=True)
     aside = note.with_suffix(f".{os.getpid()}")
-    aside.write_text(json.dumps({**state, "sha256": digest}), encoding="utf-8")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(json.dumps({**state, "sha256": digest}))
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(aside, note)
     return digest
 

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from sparq_eval.evaluate.run import run
 from sparq_eval.evaluate.settings import Settings, read_settings
 from sparq_eval.overrides import CONFIGS
-from sparq_eval.results import store
+from sparq_eval.results import disk
 
 TASKS = ["lm_eval/my_words", "lm_eval/my_choice", "lm_eval/my_text"]
 TIMES = ("started", "seconds", "peak_memory")
@@ -64,10 +64,15 @@ def whole_run(settings: Settings) -> None:
 
 
 def killed_at(settings: Settings, moment: int, torn: bool = False) -> bool:
-    """Run until the `moment`-th time that the store asks for its bytes to be on disk, and be killed there: before they
-    are, or, torn, with half of the last line missing. False if the run ended before.
+    """Run until the `moment`-th time that the store asks for its bytes to be on disk, and be killed there."""
+    return killed_in(lambda: run(settings) and None, moment, torn)
+
+
+def killed_in(story: Callable[[], None], moment: int, torn: bool = False) -> bool:
+    """Be killed the `moment`-th time that bytes are to be on disk: before they are, or, torn, with half of the last
+    line missing. False if the story ended before.
     """
-    right = store.keep
+    right = disk.keep
 
     def work() -> None:
         calls = 0
@@ -83,8 +88,8 @@ def killed_at(settings: Settings, moment: int, torn: bool = False) -> bool:
                 os.kill(os.getpid(), signal.SIGKILL)
             right(file)
 
-        store.keep = keep
-        run(settings)
+        disk.keep = keep
+        story()
 
     process = in_process(work)
     process.join(120)

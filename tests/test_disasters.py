@@ -6,13 +6,14 @@ import os
 import shutil
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import ROOT
-from killed import in_process, make, overrides, settings_of, told, whole_run
+from killed import in_process, killed_in, make, overrides, settings_of, told, whole_run
 from test_store import IDENTITY, RUN, entry, indices_on_disk, record, row
 
 from sparq_eval.errors import UserError
@@ -20,6 +21,10 @@ from sparq_eval.evaluate import run as run_module
 from sparq_eval.evaluate.plan import Cell
 from sparq_eval.evaluate.run import run
 from sparq_eval.results import Identity, Store, load
+from sparq_eval.results import disk as files
+from sparq_eval.results.prompts import PROMPTS, Prompt, keep_prompts, load_prompts
+from sparq_eval.results.tidy import remove, rubbish
+from sparq_eval.results.verify import set_aside, verify
 from sparq_eval.sweep import work as work_module
 from sparq_eval.sweep.cells import Words, cut
 from sparq_eval.sweep.manifest import frozen
@@ -200,3 +205,128 @@ def test_eight_writers_and_a_reader_share_a_folder(tmp_path: Path, capfd: pytest
         assert sorted(indices_on_disk(of)) == list(range(20))
         assert sum(one["samples"] for one in record(of)["runs"]) == 20
     assert "not a record" not in capfd.readouterr().err
+
+
+def clean(root: Path) -> None:
+    for finding in verify(root):
+        set_aside(root, finding)
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_setting_aside_that_is_killed_at_any_moment_loses_no_good_line(tmp_path: Path, torn: bool) -> None:
+    of = entry(tmp_path / "right")
+    of.append([row(n) for n in range(8)], RUN)
+    keep_prompts(of.path.parent, [Prompt(f"question {n}") for n in range(8)])
+    own = of.path.relative_to(tmp_path / "right")
+    for file in (of.path / "samples.jsonl", of.path.parent / PROMPTS):
+        lines = file.read_bytes().split(b"\n")
+        lines[5] = lines[5].replace(b"5", b"6", 1)
+        file.write_bytes(b"\n".join(lines))
+    killed = moment = 0
+    while killed == moment:
+        moment += 1
+        root = Path(shutil.copytree(tmp_path / "right", tmp_path / f"{moment}"))
+        killed += killed_in(lambda root=root: clean(root), moment, torn)  # type: ignore[misc]
+        assert entry(root).indices() == {0, 1, 2, 3, 4, 6, 7}
+        assert {prompt.text[-1] for prompt in load_prompts(root).values()} == set("0123467")
+        for file, aside in (
+            (own / "samples.jsonl", own / "samples.torn"),
+            (own.parent / PROMPTS, own.parent / "samples.torn"),
+        ):
+            bad = (tmp_path / "right" / file).read_bytes().split(b"\n")[5]
+            there = [(root / name).read_bytes() for name in (file, aside) if (root / name).exists()]
+            assert any(bad in content for content in there), "what is bad is in one of the two"
+        clean(root)
+        assert [finding.what[:20] for finding in verify(root)] == ["1 of 8 rows are gone"]
+    assert killed >= 4
+
+
+def test_whoever_waited_for_a_file_that_was_replaced_goes_on_with_the_new_one(tmp_path: Path) -> None:
+    of = entry(tmp_path)
+    of.append([row(0)], RUN)
+    samples, prompts = of.path / "samples.jsonl", of.path.parent / PROMPTS
+    keep_prompts(prompts.parent, [Prompt("a")])
+    # threads: a process that is forked here would have the locks too
+    with ThreadPoolExecutor() as pool, files.writing(samples) as first, files.writing(prompts) as second:
+        waiting = [
+            pool.submit(lambda: entry(tmp_path).append([row(1)], RUN)),
+            pool.submit(lambda: keep_prompts(prompts.parent, [Prompt("b")])),
+        ]
+        time.sleep(0.5)
+        for path, file in ((samples, first), (prompts, second)):
+            file.seek(0)
+            files.replace(path, file.read())
+    assert [one.exception() for one in waiting] == [None, None]
+    assert indices_on_disk(of) == [0, 1] and len(load_prompts(tmp_path)) == 2
+
+
+def test_rows_that_are_appended_while_others_are_set_aside_are_all_there(tmp_path: Path) -> None:
+    of = entry(tmp_path)
+    of.append([row(0)], RUN)
+
+    def write() -> None:
+        for n in range(1, 60):
+            entry(tmp_path).append([row(n)], RUN)
+
+    writer = in_process(write)
+    while writer.is_alive():
+        with files.writing(of.path / "samples.jsonl") as file:
+            file.write(b"no row\n")
+        clean(tmp_path)
+    assert writer.exitcode == 0 and sorted(indices_on_disk(of)) == list(range(60))
+
+
+def test_a_folder_that_is_being_written_is_found_as_it_was_written(tmp_path: Path) -> None:
+    def write() -> None:
+        for k in range(12):
+            for n in range(6):
+                Store(tmp_path).open(settings(k), metric="m", higher_is_better=True).append([row(n)], RUN)
+                keep_prompts(tmp_path / "org--model-1" / "squad", [Prompt(f"{k} {n} " + "y" * 20000)])
+
+    writer, passes, found = in_process(write), 0, set[str]()
+    while writer.is_alive():
+        found |= set(map(str, verify(tmp_path)))
+        passes += 1
+    assert writer.exitcode == 0 and not found and passes > 10
+
+
+def test_what_is_being_written_is_not_tidied_away(tmp_path: Path) -> None:
+    def write() -> None:
+        for k in range(40):
+            of = Store(tmp_path).open(settings(k), metric="m", higher_is_better=True)
+            for n in range(4):
+                of.append([row(n)], RUN)
+
+    writer, passes = in_process(write), 0
+    while writer.is_alive():
+        for path, _ in rubbish(tmp_path, failed=True):
+            remove(path, failed=True)
+        passes += 1
+    assert writer.exitcode == 0 and passes > 10 and len(load(tmp_path).samples) == 160
+
+
+def test_a_folder_whose_lock_is_held_stays_and_one_that_is_tidied_away_is_begun_again(tmp_path: Path) -> None:
+    of = entry(tmp_path)
+    with files.writing(of.path / "samples.jsonl") as samples:
+        assert not remove(of.path)
+    assert samples.name and rubbish(tmp_path) == [(of.path, "begun and left before anything was recorded")]
+    with ThreadPoolExecutor() as pool, files.writing(of.path / "samples.jsonl"):
+        waiting = pool.submit(lambda: of.append([row(0)], RUN))
+        time.sleep(0.3)
+        shutil.rmtree(of.path)
+    assert waiting.exception() is None and indices_on_disk(of) == [0]
+
+
+def test_prompts_that_were_damaged_and_set_aside_are_kept_again_by_the_same_command(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    wanted = settings_of(overrides(folder, tmp_path / "results"))
+    whole_run(wanted)
+    before = load_prompts(tmp_path / "results")
+    for path in (tmp_path / "results").rglob(PROMPTS):
+        path.write_bytes(path.read_bytes().replace(b'"text": "', b'"text": "x', 1))
+    clean(tmp_path / "results")
+    assert 0 < len(load_prompts(tmp_path / "results")) < len(before)
+    run(wanted)
+    assert "nothing to compute" in capfd.readouterr().err
+    assert load_prompts(tmp_path / "results") == before and verify(tmp_path / "results") == []

@@ -129,10 +129,10 @@ def test_a_command_line_is_understood_or_refused_in_a_sentence(arguments: list[s
     data=st.data(),
 )
 def test_any_bytes_among_rows_hide_no_row_and_become_none(lines: list[bytes], data: st.DataObject) -> None:
-    good = [row(n).line.rstrip(b"\n") for n in range(3)]
+    good = [row(n).line(DENSE.key).rstrip(b"\n") for n in range(3)]
     every = [*lines, *good]
     order = data.draw(st.permutations(range(len(every))))
-    parsed = parse(b"\n".join(every[n] for n in order) + b"\n")
+    parsed = parse(b"\n".join(every[n] for n in order) + b"\n", DENSE.key)
     assert parsed.indices == {0, 1, 2}
 
 

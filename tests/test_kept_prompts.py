@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparq_eval.results import Identity, Row, Store
-from sparq_eval.results.compare import merge
+from sparq_eval.results.merge import Merged, merge
 from sparq_eval.results.prompts import PROMPTS, Prompt, keep_prompts, load_prompts
 from sparq_eval.results.verify import set_aside, verify
 
@@ -65,7 +65,7 @@ def test_merging_takes_the_prompts_along(tmp_path: Path) -> None:
     entry = Store(tmp_path / "b").open(identity, metric="m", higher_is_better=True)
     entry.append([row], {})
     keep_prompts(entry.path.parent, EVERY[:1])
-    assert merge(tmp_path / "a", tmp_path / "b") == (1, 0)
+    assert merge(tmp_path / "a", tmp_path / "b") == Merged(rows=1, notes=0, files=0, different=0)
     assert load_prompts(tmp_path / "a") == {EVERY[0].name: EVERY[0]}
     assert (tmp_path / "a/m/t").is_dir()
 
@@ -78,6 +78,14 @@ def test_a_prompt_with_other_references_is_another_and_older_lines_are_read(tmp_
     older = b'{"prompt": "ca978112ca1bbdca", "text": "a"}\n'
     (tmp_path / PROMPTS).write_bytes(older)
     assert load_prompts(tmp_path) == {"ca978112ca1bbdca": Prompt("a")}
-    for line in (b"[]", b"1", b'{"text": "a"}', older.replace(b'"a"', b"1"), older[:-2] + b', "references": "b"}'):
+    name, _, crc = EVERY[0].line.rpartition(b"crc")
+    for line in (
+        name + b"crc" + crc.upper().replace(crc[4:12].upper(), b"ABCDEF12"),
+        b"[]",
+        b"1",
+        b'{"text": "a"}',
+        older.replace(b'"a"', b"1"),
+        older[:-2] + b', "references": "b"}',
+    ):
         (tmp_path / PROMPTS).write_bytes(line + b"\n")
         assert not load_prompts(tmp_path)

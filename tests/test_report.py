@@ -22,8 +22,9 @@ from sparq_eval.report.figures import distinct
 from sparq_eval.report.latex import latex
 from sparq_eval.report.panel import Panel, powers, score_range, transfer_range
 from sparq_eval.report.style import drawable
-from sparq_eval.report.tables import RESULTS, SAMPLES, as_generated, markdown
+from sparq_eval.report.tables import RESULTS, SAMPLES, markdown
 from sparq_eval.results import load
+from sparq_eval.results.formulas import as_generated
 from sparq_eval.results.verify import verify
 
 

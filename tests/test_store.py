@@ -160,7 +160,7 @@ def test_a_torn_line_is_kept_aside(tmp_path: Path) -> None:
 
 
 def test_a_line_that_is_no_row_is_measured_again_and_hides_no_other(tmp_path: Path) -> None:
-    lines = [row(n).line for n in range(4)]
+    lines = [row(n).line(IDENTITY.key) for n in range(4)]
     bad = [
         b"\0" * 40 + b"\n",
         b'{"index": 9}\n',
@@ -169,7 +169,7 @@ def test_a_line_that_is_no_row_is_measured_again_and_hides_no_other(tmp_path: Pa
         b"\xff\n",
     ]
     for line in bad:
-        parsed = parse(lines[0] + line + lines[2])
+        parsed = parse(lines[0] + line + lines[2], IDENTITY.key)
         assert parsed.indices == {0, 2} and parsed.unreadable == [2] and not parsed.torn
 
 
@@ -185,10 +185,10 @@ def test_a_record_that_lags_behind_its_rows_is_brought_up_to_date(tmp_path: Path
 
 
 def test_what_a_run_did_is_on_disk_before_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def power_cut(row: Row) -> bytes:
+    def power_cut(row: Row, key: str) -> bytes:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Row, "line", property(power_cut))
+    monkeypatch.setattr(Row, "line", power_cut)
     with pytest.raises(KeyboardInterrupt):
         entry(tmp_path).append([row(0)], RUN)
     monkeypatch.undo()

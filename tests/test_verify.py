@@ -1,5 +1,7 @@
 """Results that were torn, cut short, flipped or put there by others are found, named and set aside, and never used."""
 
+import csv
+import io
 import json
 import random
 import subprocess
@@ -12,11 +14,18 @@ import pytest
 from test_store import DENSE, IDENTITY, RUN, entry, record, row
 
 from sparq_eval.errors import UserError
-from sparq_eval.results import load
-from sparq_eval.results.compare import diff, merge
+from sparq_eval.report.sheet import write_sheet
+from sparq_eval.results import load, load_analyses, load_benches
+from sparq_eval.results.__main__ import main
+from sparq_eval.results.compare import diff
 from sparq_eval.results.exchange import from_lm_eval, from_parquet, to_lm_eval, to_parquet
+from sparq_eval.results.formulas import as_generated
+from sparq_eval.results.merge import Merged, merge
 from sparq_eval.results.tidy import remove, rubbish
 from sparq_eval.results.verify import set_aside, verify
+from sparq_eval.results.whole import key_of
+
+COMMITTED = Path(__file__).parents[1] / "results"
 
 
 def fill(root: Path, n: int = 4, **changes: object) -> Path:
@@ -71,7 +80,8 @@ def test_what_is_wrong_is_named_and_set_aside_and_measured_again(
     command = [sys.executable, "-m", "sparq_eval.results", "verify", str(tmp_path), "--set-aside"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (
-        done.returncode == 1 and "lines 2 are not rows as they were written; its last line is cut short" in done.stdout
+        done.returncode == 1
+        and "lines 2 are not rows as they were written for this record; its last line is cut short" in done.stdout
     )
     assert [finding.what for finding in verify(tmp_path)] == ["2 of 4 rows are gone; the same run measures them again"]
     assert sorted(path.name for path in (tmp_path / ".aside").iterdir()) == [
@@ -83,6 +93,7 @@ def test_what_is_wrong_is_named_and_set_aside_and_measured_again(
     assert again.indices() == {0, 2}
     again.append([row(index) for index in range(4)], RUN | {"started": "later"})
     assert [one["samples"] for one in record(again)["runs"]] == [4, 2]
+    assert verify(tmp_path) == [], "what was measured again is not missed"
     capsys.readouterr()
     assert len(load(tmp_path).samples) == 8
     assert "left out" not in capsys.readouterr().err
@@ -123,6 +134,57 @@ def test_records_of_older_versions_without_checksums_are_read(tmp_path: Path) ->
     assert record(of)["seal"] and len(of.rows()) == 5
 
 
+def test_rows_of_another_record_are_named_never_used_and_set_aside(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = fill(tmp_path, score=0.25)
+    other = entry(tmp_path, replace(IDENTITY, settings={"k": 2}))
+    other.append([row(index, score=1.0) for index in range(6)], RUN)
+    (folder / "samples.jsonl").write_bytes((other.path / "samples.jsonl").read_bytes())
+    before = (folder / "record.json").read_bytes()
+    assert entry(tmp_path).indices() == set() and (folder / "record.json").read_bytes() == before
+    assert folder not in set(map(Path, load(tmp_path).records["path"]))
+    assert "lines 1, 2, 3, 4, 5, 6 are not rows as they were written for this record" in capsys.readouterr().err
+    found = verify(tmp_path)
+    assert [finding.what.partition(" are ")[0] for finding in found] == ["lines 1, 2, 3, 4, 5, …", "4 of 4 rows"]
+    set_aside(tmp_path, found[0])
+    assert (folder / "samples.torn").read_bytes() == (other.path / "samples.jsonl").read_bytes()
+    entry(tmp_path).append([row(index, score=0.25) for index in range(4)], RUN)
+    assert verify(tmp_path) == []
+
+
+def test_opening_a_record_does_not_make_its_summary_that_of_other_rows(tmp_path: Path) -> None:
+    """Rows of older versions are bound to no record: the summary alone tells that they are another's."""
+    folder = fill(tmp_path)
+    older = [row(index, score=0.125).line("").partition(b', "crc"')[0] + b"}\n" for index in range(6)]
+    for count in (4, 6):
+        (folder / "samples.jsonl").write_bytes(b"".join(older[:count]))
+        entry(tmp_path)
+        assert [finding.what for finding in verify(tmp_path)] == [
+            "its summary is not that of its rows: either was changed, or is another record's"
+        ]
+
+
+def test_rows_without_their_record_are_set_aside_whole(tmp_path: Path) -> None:
+    folder = fill(tmp_path)
+    (folder / "record.json").unlink()
+    [finding] = verify(tmp_path)
+    assert finding.what == "rows without their record"
+    place = set_aside(tmp_path, finding)
+    assert place and place.stat().st_size and verify(tmp_path) == [] and not (folder / "samples.jsonl").exists()
+
+
+def test_a_checksum_that_is_not_written_as_ours_is_none(tmp_path: Path) -> None:
+    folder = fill(tmp_path, n=1)
+    samples = folder / "samples.jsonl"
+    body, _, crc = samples.read_bytes().partition(b', "crc": "')
+    for other in (crc.replace(crc[:8], b"ABCDEF12"), b'x"}\n', b'1"}\n', crc.replace(b'"', b'" ')):
+        samples.write_bytes(body.replace(b'"score": 0.0', b'"score": 0.9') + b', "crc": "' + other)
+        assert entry(tmp_path).indices() == set()
+    samples.write_bytes(body + b"}\n")
+    assert entry(tmp_path).indices() == {0}, "rows of older versions have none"
+
+
 def test_two_folders_are_compared_example_by_example(tmp_path: Path) -> None:
     fill(tmp_path / "a")
     fill(tmp_path / "b", n=6, score=0.25)
@@ -136,11 +198,76 @@ def test_merging_adds_what_is_missing_and_changes_nothing(tmp_path: Path) -> Non
     fill(tmp_path / "b", n=4, score=0.25)
     entry(tmp_path / "b", replace(IDENTITY, task="other")).append([row(0)], RUN)
     before = (entry(tmp_path / "a").path / "samples.jsonl").read_bytes()
-    assert merge(tmp_path / "a", tmp_path / "b") == (5, 2)
+    assert merge(tmp_path / "a", tmp_path / "b") == Merged(rows=5, notes=0, files=0, different=2)
     assert (entry(tmp_path / "a").path / "samples.jsonl").read_bytes().startswith(before)
     assert verify(tmp_path / "a") == []
-    assert merge(tmp_path / "a", tmp_path / "b") == (0, 2)
+    assert merge(tmp_path / "a", tmp_path / "b") == Merged(rows=0, notes=0, files=0, different=2)
     assert len(load(tmp_path / "a").samples) == 9
+
+
+def test_merging_into_nothing_gives_all_that_there_is(tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    fill(b)
+    of = entry(b)
+    of.note("decoding", {"backend": "kernel", "seconds": 0.012})
+    of.fail("1 of 4 answers met logits that are not finite")
+    for path in sorted(COMMITTED.glob("*/bench-*.json"))[:2] + sorted(COMMITTED.glob("*/analysis-*.json"))[:1]:
+        (b / "timed").mkdir(exist_ok=True)
+        (b / "timed" / path.name).write_bytes(path.read_bytes())
+    assert merge(a, b) == Merged(rows=8, notes=1, files=3, different=0)
+    assert merge(a, b) == Merged(rows=0, notes=0, files=0, different=0)
+    ours, theirs = load(a), load(b)
+    pd.testing.assert_frame_equal(ours.records.drop(columns="path"), theirs.records.drop(columns="path"))
+    pd.testing.assert_frame_equal(ours.samples, theirs.samples)
+    assert load_benches(a) == load_benches(b) and load_analyses(a) == load_analyses(b) and verify(a) == []
+    of.note("decoding", {"backend": "torch"})
+    assert merge(a, b).notes == 0 and record(entry(a))["decoding"]["backend"] == "kernel"
+
+
+def test_what_one_side_does_not_know_of_a_row_is_no_other_content(tmp_path: Path) -> None:
+    for root, known in (("a", {}), ("b", {"prompt": "ab", "token_lengths": "3 4", "seconds": 9.0})):
+        entry(tmp_path / root).append([row(0, **known)], RUN)  # type: ignore[arg-type]
+    assert merge(tmp_path / "a", tmp_path / "b").different == 0
+    entry(tmp_path / "c").append([row(0, prompt="cd")], RUN)
+    assert merge(tmp_path / "b", tmp_path / "c").different == 0
+    entry(tmp_path / "d").append([row(0, token_lengths="4 3")], RUN)
+    assert merge(tmp_path / "b", tmp_path / "d").different == 1
+
+
+@pytest.mark.parametrize(
+    "words", [["merge", "A", "nosuch"], ["gc", "nosuch"], ["verify", "nosuch"], ["diff", "A", "nosuch"]]
+)
+def test_a_folder_that_is_not_there_is_refused_in_a_sentence(tmp_path: Path, words: list[str]) -> None:
+    fill(tmp_path / "A")
+    command = [sys.executable, "-m", "sparq_eval.results", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.returncode == 2 and "results=nosuch: no such folder; give the one that a run wrote" in done.stderr
+
+
+def test_a_record_is_compared_with_itself_else_the_conditions_that_differ_are_named(tmp_path: Path) -> None:
+    def put(root: str, dtype: str, score: float, k: int = 64) -> None:
+        settings, protocol = IDENTITY.settings | {"k": k}, IDENTITY.protocol | {"dtype": dtype}
+        entry(tmp_path / root, replace(IDENTITY, settings=settings, protocol=protocol)).append(
+            [row(0, score=score)], RUN
+        )
+
+    for root, dtype, score in (
+        ("a", "float32", 1.0),
+        ("a", "bfloat16", 0.5),
+        ("b", "bfloat16", 0.5),
+        ("c", "float32", 1),
+    ):
+        put(root, dtype, score)
+    put("a", "float32", 1.0, k=65)
+    table = diff(tmp_path / "a", tmp_path / "b")
+    told = table[["samples_a", "samples_b", "difference", "conditions"]].fillna(-1).to_numpy().tolist()
+    assert told == [
+        [1, 1, 0.0, 'protocol.dtype (A: "bfloat16", B: "bfloat16")'],
+        [1, 0, -1, 'protocol.dtype (A: "float32")'],
+        [1, 0, -1, ""],
+    ]
+    [line] = diff(tmp_path / "c", tmp_path / "b").to_dict("records")
+    assert line["difference"] == -0.5 and line["conditions"] == 'protocol.dtype (A: "float32", B: "bfloat16")'
 
 
 def test_only_what_is_no_result_is_tidied_away(tmp_path: Path) -> None:
@@ -151,8 +278,8 @@ def test_only_what_is_no_result_is_tidied_away(tmp_path: Path) -> None:
     failed = entry(tmp_path, replace(IDENTITY, task="broken"))
     failed.fail("it broke", RUN)
     assert {path.name for path, _ in rubbish(tmp_path)} == {".record.json.aside", "samples.torn"}
-    for path, _ in rubbish(tmp_path, failed=True):
-        remove(path)
+    assert not remove(failed.path), "what failed goes only where that was asked for"
+    assert all(remove(path, failed=True) for path, _ in rubbish(tmp_path, failed=True))
     assert rubbish(tmp_path, failed=True) == [] and not failed.path.exists()
     pd.testing.assert_frame_equal(load(tmp_path).records, before.records)
 
@@ -176,6 +303,80 @@ def test_frames_go_to_lm_evals_results_and_back(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(back[names], frames.records[names], check_dtype=False)
 
 
+def test_settings_with_long_names_go_to_a_file_each(tmp_path: Path) -> None:
+    for name in ("m" * 200, "m" * 200 + "/x"):
+        for temperature in ("sqrt_d", "sqrt_r"):
+            own = replace(IDENTITY, model={"name": name}, settings={"long" * 30: 1, "temperature": temperature})
+            entry(tmp_path / "results", own).append([row(0)], RUN)
+    written = to_lm_eval(load(tmp_path / "results"), tmp_path / "out")
+    assert len(set(written)) == len(list((tmp_path / "out").iterdir())) == 4
+    assert all(len(path.name) < 120 for path in written)
+
+
+DEEP = "[" * 200_000
+
+
+@pytest.mark.parametrize(
+    "content", [DEEP, '{"schema": 1, "when": ' + DEEP, '{"schema": 1' + "0" * 400 + "}", "", "[1]"]
+)
+@pytest.mark.parametrize("kind", ["bench", "analysis"])
+def test_a_hostile_benchmark_or_analysis_is_named_and_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, content: str
+) -> None:
+    (tmp_path / f"{kind}-x-0123456789ab.json").write_text(content)
+    [finding] = verify(tmp_path)
+    assert finding.what.startswith("no record of ")
+    assert load_benches(tmp_path) == [] and load_analyses(tmp_path) == []
+    assert "left out" in capsys.readouterr().err
+
+
+def test_a_time_that_is_none_here_is_refused(tmp_path: Path) -> None:
+    path = next(iter(sorted(COMMITTED.glob("bench/bench-*.json"))))
+    content = json.loads(path.read_bytes()) | {"when": "0001-01-01T00:00:00"}
+    key = key_of({name: value for name, value in content.items() if name != "schema"} | {"schema": content["schema"]})
+    (tmp_path / f"bench-x-{key}.json").write_text(json.dumps(content))
+    assert load_benches(tmp_path) == [] and len(verify(tmp_path)) == 1
+
+
+NUMBER = {"a": {"acc,none": 1.0}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        DEEP,
+        "{}",
+        json.dumps({"results": {"a": {"acc,none": 10**400}}}),
+        json.dumps({"results": {"a": {"acc,none": 1.0, "acc_stderr,none": 10**400}}}),
+        json.dumps({"results": NUMBER, "n-samples": []}),
+        json.dumps({"results": NUMBER, "config": [1]}),
+        json.dumps({"results": 3}),
+        '{"results": {"a": {"acc,none": 1' + "0" * 5000 + "}}}",
+    ],
+)
+def test_what_is_no_results_file_of_lm_eval_is_refused_in_a_sentence(tmp_path: Path, content: str) -> None:
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(UserError, match=r"results\.json: is not a results file of lm-eval \(\w+: .+\)$"):
+        from_lm_eval(tmp_path / "results.json")
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+x", "-x", "@x", " =x", "\t=x", "'=x", "plain", "'x"])
+def test_csv_that_is_printed_or_drawn_from_is_text_to_a_spreadsheet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    content = {"results": {text: {"acc,none": -0.5}}, "model_name": text}
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    monkeypatch.setattr("sys.argv", ["results", "import", str(tmp_path / "results.json"), "--from", "lm-eval"])
+    with pytest.raises(SystemExit):
+        main()
+    [printed] = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    write_sheet(pd.DataFrame({"model": [text], "task": [text], "value": [-0.5]}), [], "", tmp_path / "sheet")
+    [drawn] = csv.DictReader(io.StringIO((tmp_path / "sheet.csv").read_text()))
+    for line in (printed, drawn):
+        assert line["value"] == "-0.5" and not line["model"].lstrip().startswith(("=", "+", "-", "@"))
+        assert as_generated(line["model"]) == as_generated(line["task"]) == text
+
+
 def test_a_results_file_that_lm_eval_wrote_is_read(tmp_path: Path) -> None:
     content = {
         "results": {
@@ -196,6 +397,3 @@ def test_a_results_file_that_lm_eval_wrote_is_read(tmp_path: Path) -> None:
         ["org/m", "acc", 0.5, 20],
         ["org/m", "bleu", 3.0, 20],
     ]
-    (tmp_path / "no.json").write_text("[1]")
-    with pytest.raises(UserError, match="is not a results file of lm-eval"):
-        from_lm_eval(tmp_path / "no.json")

@@ -67,12 +67,19 @@ def see_kept(cells: Sequence[Cell]) -> None:
 
 
 def conclude(cell: Cell) -> None:
-    """Say what went otherwise than asked: traffic that was missed, answers that are not numbers."""
+    """Say what went otherwise than asked: traffic that was missed, answers that are not numbers. Prompts that rows name
+    and that were set aside as damaged are kept again.
+    """
     cell.say_missed()
+    named = set[str]()
     for entry in cell.entries:
         rows = entry.parsed().rows
+        named |= {row["prompt"] for row in rows}
         if lost := sum(not row["finite"] for row in rows):
             entry.fail(f"{lost} of {len(rows)} answers met logits that are not finite")
+    prompts = [prompt_of(cell.task, request) for request in cell.requests if not request.part]
+    for folder in {entry.path.parent for entry in cell.entries}:
+        keep_prompts(folder, [prompt for prompt in prompts if prompt.name in named])
 
 
 def check(engine: Engine | Workers, cells: Sequence[Cell]) -> dict[str, Any]:

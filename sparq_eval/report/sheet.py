@@ -6,11 +6,12 @@ from pathlib import Path
 import pandas as pd
 
 from sparq_eval.report.tables import escape
+from sparq_eval.results.formulas import guarded
 
 
 def write_sheet(frame: pd.DataFrame, parts: Sequence[tuple[str, pd.DataFrame]], title: str, path: Path) -> None:
     """Write `frame` as `path`.csv, and `parts`, tables with their headings, as `path`.md."""
-    frame.to_csv(path.with_name(path.name + ".csv"), index=False, lineterminator="\n")
+    guarded(frame).to_csv(path.with_name(path.name + ".csv"), index=False, lineterminator="\n")
     blocks = [f"## {escape(title)}", *(f"### {escape(name)}\n\n{markdown(part)}" for name, part in parts)]
     path.with_name(path.name + ".md").write_text("\n\n".join(blocks) + "\n", encoding="utf-8")
 

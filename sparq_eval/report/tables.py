@@ -1,7 +1,6 @@
 """The tables as files: CSV for programs, Markdown for people."""
 
 import csv
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pandas as pd
 
 from sparq_eval.report.findings import Findings
 from sparq_eval.report.text import HEADLINE, WORDS, groups, headline_table, legend
+from sparq_eval.results.formulas import guarded
 
 RESULTS = (
     *("model", "task", "variant", "method", "settings", "r", "k", "local", "samples", "metric", "value", "stderr"),
@@ -51,28 +51,9 @@ def samples_csv(samples: pd.DataFrame, path: Path) -> None:
 
     An output may be empty, a number, or the word NA: read it back with
     `pandas.read_csv(path, dtype={"id": str, "output": str}, keep_default_na=False, na_values={"score": [""]})`, and
-    `as_generated` takes the apostrophes away.
+    `results.formulas.as_generated` takes the apostrophes away.
     """
     guarded(samples[list(SAMPLES)]).to_csv(path, index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-
-
-# what a spreadsheet takes for the beginning of a formula, and what of our own would be taken for a guard
-FORMULA = re.compile(r"[\s']*[=+\-@\t\r]")
-
-
-def guarded(frame: pd.DataFrame) -> pd.DataFrame:
-    """Text that a spreadsheet would run as a formula begins with an apostrophe: a model's output stays text."""
-    words = frame.select_dtypes(["object", "string"])
-    return frame.assign(**{str(name): words[name].map(guard, na_action="ignore") for name in words})
-
-
-def guard(value: object) -> object:
-    return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
-
-
-def as_generated(text: str) -> str:
-    """The text that `guarded` wrote as this."""
-    return text[1:] if text.startswith("'") and FORMULA.match(text[1:]) else text
 
 
 def markdown(findings: Findings) -> str:

@@ -7,7 +7,9 @@ from pathlib import Path
 from sparq_eval.errors import UserError
 from sparq_eval.progress import fail, say
 from sparq_eval.results import compare, exchange, tidy
+from sparq_eval.results.formulas import guarded
 from sparq_eval.results.frames import load
+from sparq_eval.results.merge import merge
 from sparq_eval.results.verify import set_aside, verify
 
 
@@ -71,19 +73,22 @@ def run_diff(options: argparse.Namespace) -> int:
 
 
 def run_merge(options: argparse.Namespace) -> int:
-    added, different = compare.merge(options.a, options.b)
-    kept = f"; {different} rows are there with another content and were kept as they are" if different else ""
-    print(f"{added} rows added to {options.a}{kept}")
+    merged = merge(options.a, options.b)
+    kept = f"; {merged.different} rows are there with another content and were kept as they are"
+    others = f", {merged.notes} notes on settings and {merged.files} records of benchmarks and analyses"
+    print(f"{merged.rows} rows{others} added to {options.a}{kept if merged.different else ''}")
     return 0
 
 
 def run_gc(options: argparse.Namespace) -> int:
-    found = tidy.rubbish(options.dir, options.failed)
+    found, removed = tidy.rubbish(options.dir, options.failed), 0
     for path, why in found:
         print(f"{path}: {why}")
-        if options.yes:
-            tidy.remove(path)
-    print(f"{len(found)} {'removed' if options.yes else 'to remove: --yes removes them' if found else 'to remove'}")
+        if options.yes and tidy.remove(path, options.failed):
+            removed += 1
+        elif options.yes:
+            print("  kept: it is being written")
+    print(f"{removed} removed" if options.yes else f"{len(found)} to remove{': --yes removes them' if found else ''}")
     return 0
 
 
@@ -100,7 +105,7 @@ def run_export(options: argparse.Namespace) -> int:
 def run_import(options: argparse.Namespace) -> int:
     lm_eval = options.kind == "lm-eval"
     table = exchange.from_lm_eval(options.path) if lm_eval else exchange.from_parquet(options.path).records
-    print(table.to_csv(index=False), end="")
+    print(guarded(table).to_csv(index=False), end="")
     return 0
 
 

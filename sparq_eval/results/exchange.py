@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 
 from sparq_eval.errors import UserError
-from sparq_eval.results.frames import Frames
-from sparq_eval.results.record import safe
+from sparq_eval.results.frames import Frames, encodable
+from sparq_eval.results.record import MALFORMED, safe
+from sparq_eval.results.whole import key_of
 
 PARTS = ("records", "samples")
 
@@ -32,7 +33,10 @@ def from_parquet(folder: Path) -> Frames:
 
 
 def to_lm_eval(frames: Frames, folder: Path) -> list[Path]:
-    """A results file as lm-eval writes it for each model and setting, with all of its tasks. The files."""
+    """A results file as lm-eval writes it for each model and setting, with all of its tasks. The files.
+
+    A file's name ends with a digest of model, variant, method and setting, as long ones are cut.
+    """
     written = []
     for (model, variant, method, settings), group in frames.records.groupby(
         ["model", "variant", "method", "settings"], sort=False
@@ -48,8 +52,8 @@ def to_lm_eval(frames: Frames, folder: Path) -> list[Path]:
         arguments = {"pretrained": model, "method": method, **json.loads(str(settings))}
         content["config"] = {"model": "sparq_eval", "model_args": arguments}
         content |= {"model_name": model, "model_source": "sparq_eval", "sparq_eval": {"variant": variant}}
-        name = safe("_".join(filter(None, (str(model), str(variant), str(method), short(str(settings))))))
-        path = folder / f"results_{name}.json"
+        name = "_".join(filter(None, (str(model), str(variant), str(method), short(str(settings)))))
+        path = folder / f"results_{safe(name)[:80]}_{key_of(arguments | {'variant': variant})}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content, indent=1), encoding="utf-8")
         written.append(path)
@@ -77,12 +81,16 @@ def from_lm_eval(path: Path) -> pd.DataFrame:
             for task, numbers in content["results"].items()
             for metric, name, value in metrics(numbers)
         ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (*MALFORMED, OSError) as error:
         raise UserError(f"{path}: is not a results file of lm-eval ({type(error).__name__}: {error})") from error
-    return pd.DataFrame(lines)
+    return pd.DataFrame([{name: storable(value) for name, value in line.items()} for line in lines])
 
 
 OTHER = ("pretrained", "method", "dtype", "device", "batch_size", "revision", "tokenizer")
+
+
+def storable(value: object) -> object:
+    return encodable(value) if isinstance(value, str) else value
 
 
 def metrics(numbers: Mapping[str, Any]) -> list[tuple[str, str, float]]:

@@ -1,11 +1,9 @@
 """Reading a store into two tables. Rows are the truth: numbers are computed from them, not taken from summaries."""
 
-import fcntl
 import json
 import math
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,11 @@ import pandas as pd
 
 from sparq_eval.errors import UserError
 from sparq_eval.progress import say
+from sparq_eval.results import disk
 from sparq_eval.results.analysis import is_analysis
 from sparq_eval.results.bench import is_bench
 from sparq_eval.results.prompts import PROMPTS
-from sparq_eval.results.record import KINDS, SCHEMA, Identity, canonical, seal
+from sparq_eval.results.record import KINDS, MALFORMED, SCHEMA, Identity, canonical, seal
 from sparq_eval.results.rows import parse
 from sparq_eval.results.store import RECORD, SAMPLES
 from sparq_eval.results.summary import summarise
@@ -54,9 +53,7 @@ def load(root: Path) -> Frames:
 
     UserError if there is no such folder; NoRecords, which is one, if there is no record in it.
     """
-    root = Path(root)
-    if not root.is_dir():
-        raise UserError(f"results={root}: no such folder; give the one that a run wrote (its results_dir)")
+    root = existing(root)
     found: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
     for folder in folders(root):
         try:
@@ -77,6 +74,13 @@ def load(root: Path) -> Frames:
     return Frames(record_frame(entries), sample_frame(entries))
 
 
+def existing(root: Path) -> Path:
+    """A folder of results. UserError if it is not there."""
+    if not Path(root).is_dir():
+        raise UserError(f"results={root}: no such folder; give the one that a run wrote (its results_dir)")
+    return Path(root)
+
+
 def folders(root: Path) -> Iterator[Path]:
     """Folders that hold a record; JSON that is of none, and no benchmark's, analysis's or report's, is named."""
     for parent, below, names in os.walk(root):
@@ -89,10 +93,15 @@ def folders(root: Path) -> Iterator[Path]:
             own = (
                 name in (RECORD, PROMPTS)
                 or folder.name == REPORT
-                or (name == SAMPLES and (RECORD in names or not (folder / name).stat().st_size))
+                or (name == SAMPLES and (RECORD in names or not orphaned(folder / name)))
             )
             if name.endswith((".json", ".jsonl")) and not own and not is_bench(name) and not is_analysis(name):
                 left_out(folder / name, "no part of a record")
+
+
+def orphaned(samples: Path) -> bool:
+    """Whether a file of rows lies without its record, which is written before the first row."""
+    return samples.is_file() and samples.stat().st_size > 0 and not samples.with_name(RECORD).exists()
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -106,7 +115,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         whole = all(isinstance(getattr(identity, field.name), kind_of(field.name)) for field in fields(Identity))
         whole = whole and all(isinstance(run, dict) for run in content["runs"]) and isinstance(content["summary"], dict)
         hashed, sealed, _ = identity.key, content.get("seal") in (None, seal(content)), str(identity.model["name"])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
+    except (*MALFORMED, OSError) as error:
         raise Untrusted(f"{RECORD} is not a record ({type(error).__name__}: {error})") from error
     if not whole:
         raise Untrusted(f"{RECORD} is not a record (a part of it is of the wrong kind)")
@@ -130,9 +139,10 @@ def read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     record |= {"decoding": decoding if isinstance(decoding, dict) else {}, "failure": str(failure or "")}
     record |= {"metric": str(content.get("metric")), "higher_is_better": bool(content.get("higher_is_better"))}
     path = folder / SAMPLES
-    parsed = parse(settled_bytes(path))
+    parsed = parse(settled_bytes(path), record["key"])
     if parsed.unreadable:
-        say(f"warning: {path}: lines {', '.join(map(str, parsed.unreadable))} are not rows; left out")
+        numbers = ", ".join(map(str, parsed.unreadable))
+        say(f"warning: {path}: lines {numbers} are not rows as they were written for this record; left out")
     if parsed.torn:
         say(f"warning: {path}: the last line is cut short; left out")
     if not parsed.rows:
@@ -142,15 +152,18 @@ def read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return record, sorted(parsed.rows, key=lambda row: row["index"])
 
 
+def rows_in(folder: Path) -> list[dict[str, Any]]:
+    """The rows of the record in `folder`, none where there is no such record."""
+    try:
+        return parse(settled_bytes(folder / SAMPLES), read_record(folder)["key"]).rows
+    except Untrusted:
+        return []
+
+
 def settled_bytes(path: Path) -> bytes:
     """A file of rows while nobody is in the midst of an append; as it is where the file system knows no locks."""
-    try:
-        with path.open("rb") as file:
-            with suppress(OSError):
-                fcntl.flock(file, fcntl.LOCK_SH)
-            return file.read()
-    except FileNotFoundError:
-        return b""
+    with disk.reading(path) as file:
+        return file.read() if file else b""
 
 
 def left_out(path: Path, why: str) -> None:

@@ -4,7 +4,6 @@ They lie in `<results>/<model>/<task>/prompts.jsonl`, each under its digest; row
 whole all the same.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from sparq_eval.errors import UserError
 from sparq_eval.progress import say
-from sparq_eval.results import store
+from sparq_eval.results import disk
 from sparq_eval.results.record import checked, intact
 
 PROMPTS = "prompts.jsonl"
@@ -47,7 +46,7 @@ class Prompt:
     def read(line: bytes) -> "Prompt":
         """ValueError if a line is none as it was written."""
         values = json.loads(line)
-        if not (isinstance(values, dict) and intact(line)):
+        if not (isinstance(values, dict) and intact(line, values)):
             raise ValueError
         text, references = values.get("text"), values.get("references", [])
         if not (
@@ -67,16 +66,14 @@ def keep_prompts(folder: Path, prompts: Iterable[Prompt]) -> None:
     if wanted.keys() <= named(path):
         return
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with path.open("a+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with disk.writing(path) as file:
             file.seek(0)
             content = file.read()
             # a line that was cut short is written again with the rows that it was written for
             file.truncate(content.rfind(b"\n") + 1)
             there = names_in(content)
             file.write(b"".join(prompt.line for name, prompt in wanted.items() if name not in there))
-            store.keep(file)
+            disk.keep(file)
     except OSError as error:
         raise UserError(f"{path}: could not be written ({error.strerror}); what is there is kept") from error
 
@@ -94,8 +91,13 @@ def load_prompts(root: Path) -> dict[str, Prompt]:
 
 def read(path: Path) -> tuple[dict[str, Prompt], list[int]]:
     """Prompts by name, and the numbers of the lines that are none as they were written."""
+    with disk.reading(path) as file:
+        return parse(file.read() if file else b"")
+
+
+def parse(content: bytes) -> tuple[dict[str, Prompt], list[int]]:
     found, bad = dict[str, Prompt](), list[int]()
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+    for number, line in enumerate(content.split(b"\n"), start=1):
         if not line:
             continue
         try:
@@ -109,17 +111,14 @@ def read(path: Path) -> tuple[dict[str, Prompt], list[int]]:
 
 def drop_lines(path: Path, aside: Path) -> None:
     """Move the lines that are no prompts as they were written to `aside`."""
-    with path.open("a+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        bad = set(read(path)[1])
+    with disk.writing(path) as file:
         file.seek(0)
-        lines = list(enumerate(file.read().split(b"\n"), start=1))
-        with aside.open("ab") as other:
-            other.write(b"".join(line + b"\n" for number, line in lines if number in bad))
-            store.keep(other)
-        file.truncate(0)
-        file.write(b"".join(line + b"\n" for number, line in lines if line and number not in bad))
-        store.keep(file)
+        content = file.read()
+        bad = set(parse(content)[1])
+        lines = list(enumerate(content.split(b"\n"), start=1))
+        # aside first: a crash between the two leaves a line in both files, and none in neither
+        disk.add_lines(aside, [line for number, line in lines if number in bad])
+        disk.replace(path, b"".join(line + b"\n" for number, line in lines if line and number not in bad))
 
 
 def paths(root: Path) -> Iterator[Path]:

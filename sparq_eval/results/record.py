@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 SCHEMA = 2
+# what reading a file raises that is damaged or not ours
+MALFORMED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -74,15 +76,15 @@ class Row:
     prompt: str = ""
     token_lengths: str = ""
 
-    @property
-    def line(self) -> bytes:
+    def line(self, key: str) -> bytes:
         """The row as a line of JSON; ASCII, so that no character of an output can end it. Not-a-number becomes null.
 
-        It ends with a checksum of itself, so that no bit of it can change unseen.
+        It ends with a checksum of its record's key and itself: no bit of it can change, and it can move to no other
+        record, unseen.
         """
         values = {field.name: KINDS[field.name](getattr(self, field.name)) for field in fields(self)}
         values = {name: value for name, value in values.items() if name not in OPTIONAL or value != OPTIONAL[name]}
-        return checked(json.dumps(plain(values), allow_nan=False).encode()) + b"\n"
+        return checked(json.dumps(plain(values), allow_nan=False).encode(), seed_of(key)) + b"\n"
 
     @staticmethod
     def read(values: dict[str, Any]) -> "Row":
@@ -99,16 +101,26 @@ OPTIONAL: dict[str, Any] = {field.name: field.default for field in fields(Row) i
 CRC = re.compile(rb', "crc": "([0-9a-f]{8})"}$')
 
 
-def checked(line: bytes) -> bytes:
+def seed_of(key: str) -> int:
+    """What the checksums of a record's rows begin with."""
+    return zlib.crc32(key.encode())
+
+
+def checked(line: bytes, seed: int = 0) -> bytes:
     """A JSON object's line with a checksum of what comes before it."""
     body = line[:-1]
-    return body + b', "crc": "%08x"}' % zlib.crc32(body)
+    return body + b', "crc": "%08x"}' % zlib.crc32(body, seed)
 
 
-def intact(line: bytes) -> bool:
-    """Whether a line is as it was written; one without a checksum, as older versions wrote them, may be."""
+def intact(line: bytes, values: Mapping[str, Any], seed: int = 0) -> bool:
+    """Whether a line, which says `values`, is as it was written with this seed or, as older versions wrote them, with
+    none; one without a checksum, as still older versions wrote them, may be.
+    """
     found = CRC.search(line)
-    return found is None or int(found[1], 16) == zlib.crc32(line[: found.start()])
+    if found is None:
+        return "crc" not in values
+    body, crc = line[: found.start()], int(found[1], 16)
+    return crc in (zlib.crc32(body, seed), zlib.crc32(body))
 
 
 def seal(record: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from sparq_eval.results.record import KINDS, OPTIONAL, intact
+from sparq_eval.results.record import KINDS, OPTIONAL, intact, seed_of
 
 NUMBERS = {int, float, type(None)}
 MOST = 2**63
@@ -14,7 +14,8 @@ ALLOWED: dict[str, set[type]] = {name: NUMBERS if kind is float else {kind} for 
 
 @dataclass(frozen=True)
 class Parsed:
-    """rows: one per example, the first of each index, in the file's order; null stays None. unreadable: line numbers.
+    """rows: one per example, the first of each index, in the file's order; null stays None. unreadable: the numbers of
+    lines that are no rows as they were written for this record.
 
     torn: bytes after the last line end: a write that was cut short, or one that is going on.
     """
@@ -28,12 +29,13 @@ class Parsed:
         return {row["index"] for row in self.rows}
 
 
-def parse(content: bytes) -> Parsed:
-    end = content.rfind(b"\n") + 1
+def parse(content: bytes, key: str) -> Parsed:
+    """key: of the record that the rows are to be of."""
+    seed, end = seed_of(key), content.rfind(b"\n") + 1
     lines = content[:end].split(b"\n")[:-1]
-    rows, unreadable = together(lines), list[int]()
+    rows, unreadable = together(lines, seed), list[int]()
     if rows is None:
-        apart = [alone(line) for line in lines]
+        apart = [alone(line, seed) for line in lines]
         rows = [row for row in apart if row is not None]
         unreadable = [number for number, row in enumerate(apart, start=1) if row is None]
     first: dict[int, dict[str, Any]] = {}
@@ -42,28 +44,30 @@ def parse(content: bytes) -> Parsed:
     return Parsed(list(first.values()), unreadable, len(content) - end)
 
 
-def together(lines: list[bytes]) -> list[dict[str, Any]] | None:
+def together(lines: list[bytes], seed: int) -> list[dict[str, Any]] | None:
     """All lines in one call, several times as fast as one by one; None if any of them is not a row."""
     try:
         rows = json.loads(b"[" + b",".join(lines) + b"]")
     except (ValueError, RecursionError):
         return None
-    return rows if len(rows) == len(lines) and all(map(intact, lines)) and are_rows(rows) else None
+    return rows if len(rows) == len(lines) and are_rows(rows, lines, seed) else None
 
 
-def alone(line: bytes) -> dict[str, Any] | None:
+def alone(line: bytes, seed: int) -> dict[str, Any] | None:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return row if intact(line) and are_rows([row]) else None
+    return row if are_rows([row], [line], seed) else None
 
 
-def are_rows(values: list[Any]) -> bool:
-    """Whether each is an object with a row's fields, of a row's types. Checksums are taken off, what may be missing is
-    filled in.
+def are_rows(values: list[Any], lines: list[bytes], seed: int) -> bool:
+    """Whether each is an object with a row's fields, of a row's types, and its line as it was written. Checksums are
+    taken off, what may be missing is filled in.
     """
     if not all(isinstance(value, dict) for value in values):
+        return False
+    if not all(intact(line, value, seed) for line, value in zip(lines, values, strict=True)):
         return False
     for value in values:
         value.pop("crc", None)

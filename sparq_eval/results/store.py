@@ -3,20 +3,21 @@
 A crash at any point loses at most the rows of the append it hit; many processes may write the same entry.
 """
 
-import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import compress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from sparq_eval.errors import UserError
 from sparq_eval.progress import say
-from sparq_eval.results.record import SCHEMA, Identity, Row, plain, seal
+from sparq_eval.results import disk
+from sparq_eval.results.record import MALFORMED, SCHEMA, Identity, Row, plain, seal
 from sparq_eval.results.rows import Parsed, parse
-from sparq_eval.results.summary import summarise
+from sparq_eval.results.summary import lags, summarise
 
 RECORD, SAMPLES, TORN = "record.json", "samples.jsonl", "samples.torn"
 TOTALS: dict[str, Callable[[list[float]], float]] = {"seconds": sum, "peak_memory": max}
@@ -40,10 +41,10 @@ class Entry:
     """The rows measured so far under one identity, at `path`."""
 
     def __init__(self, root: Path, identity: Identity, *, metric: str, higher_is_better: bool) -> None:
-        self.path = root / identity.folder
+        self.path, self.key = root / identity.folder, identity.key
         self.blank = {
             "schema": SCHEMA,
-            "key": identity.key,
+            "key": self.key,
             "identity": plain(asdict(identity)),
             "metric": metric,
             "higher_is_better": higher_is_better,
@@ -53,9 +54,9 @@ class Entry:
         recorded, rows = self.record(), self.parsed().rows
         # rows only ever become more: fewer of them mean that someone took them away
         self.seen = len(rows)
-        if rows and recorded["summary"] != plain(summarise(rows)):
+        if lags(recorded["summary"], rows):
             with self.locked() as samples:
-                parsed = repair(samples, self.path)
+                parsed = repair(samples, self.path, self.key)
                 self.write(settled(self.record(), parsed), parsed)
 
     def indices(self) -> set[int]:
@@ -73,7 +74,7 @@ class Entry:
         whose run is the same but for `seconds` (added up) and `peak_memory` (the largest) count as one run.
         """
         with self.locked() as samples:
-            parsed = repair(samples, self.path)
+            parsed = repair(samples, self.path, self.key)
             fresh = {row.index: row for row in reversed(rows) if row.index not in parsed.indices}
             record = settled(self.record(), parsed)
             if len(parsed.rows) < self.seen:
@@ -87,10 +88,10 @@ class Entry:
                 if not known:
                     # rows must never lie there without their record, whenever the power goes
                     self.write(record, parsed)
-                samples.write(b"".join(row.line for row in reversed(fresh.values())))
-                keep(samples)
+                samples.write(b"".join(row.line(self.key) for row in reversed(fresh.values())))
+                disk.keep(samples)
                 current["samples"] += len(fresh)
-                parsed = repair(samples, self.path)
+                parsed = repair(samples, self.path, self.key)
             self.write(record, parsed)
             self.seen = len(parsed.rows)
 
@@ -108,7 +109,7 @@ class Entry:
         if self.failure == why:
             return
         with self.locked() as samples:
-            parsed, record = repair(samples, self.path), self.record()
+            parsed, record = repair(samples, self.path, self.key), self.record()
             if run is not None:
                 join_run(record["runs"], plain(run))
             self.write(record | {"failure": why}, parsed)
@@ -116,11 +117,11 @@ class Entry:
     def note(self, name: str, value: Mapping[str, Any]) -> None:
         """Say something of the setting in its record, beside its rows."""
         with self.locked() as samples:
-            self.write(self.record() | {name: plain(value)}, repair(samples, self.path))
+            self.write(self.record() | {name: plain(value)}, repair(samples, self.path, self.key))
 
     def parsed(self) -> Parsed:
         path = self.path / SAMPLES
-        return parse(path.read_bytes() if path.exists() else b"")
+        return parse(path.read_bytes() if path.exists() else b"", self.key)
 
     def record(self) -> dict[str, Any]:
         """The record as it is on disk, or a blank one. UserError if what lies there describes something else."""
@@ -132,7 +133,7 @@ class Entry:
             same = all(record[name] == self.blank[name] for name in ("schema", "key", "identity", "metric"))
             described = same and isinstance(record["runs"], list) and isinstance(record["summary"], dict)
             described = described and record.get("seal") in (None, seal(record))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except MALFORMED:
             described = False
         if not described:
             raise UserError(
@@ -142,24 +143,14 @@ class Entry:
 
     def write(self, record: Mapping[str, Any], parsed: Parsed) -> None:
         """Replace the record by one with a fresh summary; a reader sees the old one or the new one. Needs the lock."""
-        aside = self.path / f".{RECORD}.aside"
-        with aside.open("wb") as file:
-            content = {**record, "summary": plain(summarise(parsed.rows)), "seal": seal(record)}
-            file.write(json.dumps(content, indent=1, allow_nan=False).encode() + b"\n")
-            keep(file)
-        aside.replace(self.path / RECORD)
-        folder = os.open(self.path, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
+        content = {**record, "summary": plain(summarise(parsed.rows)), "seal": seal(record)}
+        disk.replace(self.path / RECORD, json.dumps(content, indent=1, allow_nan=False).encode() + b"\n")
 
     @contextmanager
     def locked(self) -> Iterator[BinaryIO]:
         """The file of rows, open for reading and appending, for this process alone. UserError if it cannot be."""
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            # flock, not lockf: it also holds between threads, and Linux passes it on to a file server
-            with (self.path / SAMPLES).open("a+b") as samples:
-                fcntl.flock(samples, fcntl.LOCK_EX)
+            with disk.writing(self.path / SAMPLES) as samples:
                 yield samples
         except OSError as error:
             raise UserError(f"{self.path}: could not be written ({error.strerror}); what is there is kept") from error
@@ -190,38 +181,25 @@ def join_run(runs: list[dict[str, Any]], run: dict[str, Any]) -> tuple[dict[str,
     return runs[-1], False
 
 
-def repair(samples: BinaryIO, folder: Path) -> Parsed:
+def repair(samples: BinaryIO, folder: Path, key: str) -> Parsed:
     """Parse the rows; a last line without an end is moved aside, to be measured again. Needs the lock."""
     samples.seek(0)
     content = samples.read()
-    parsed = parse(content)
+    parsed = parse(content, key)
     if parsed.torn:
-        with (folder / TORN).open("ab") as aside:
-            aside.write(content[-parsed.torn :] + b"\n")
-            keep(aside)
+        disk.add_lines(folder / TORN, [content[-parsed.torn :]])
         samples.truncate(len(content) - parsed.torn)
-        keep(samples)
+        disk.keep(samples)
         say(f"{folder / SAMPLES}: the last line was cut short; it is moved to {TORN} and that example measured again")
     return parsed
 
 
-def rewrite(samples: BinaryIO, folder: Path) -> None:
-    """Move lines that are not rows as they were written out of the file of rows, to be measured again."""
-    fcntl.flock(samples, fcntl.LOCK_EX)
-    samples.seek(0)
-    lines = samples.read().split(b"\n")
-    good = [line for line in lines[:-1] if parse(line + b"\n").rows]
-    bad = [line for line in lines[:-1] if not parse(line + b"\n").rows] + [line for line in lines[-1:] if line]
-    with (folder / TORN).open("ab") as aside:
-        aside.write(b"".join(line + b"\n" for line in bad))
-        keep(aside)
-    # aside first: a crash between the two leaves a line in both files, and none in neither
-    samples.truncate(0)
-    samples.write(b"".join(line + b"\n" for line in good))
-    keep(samples)
-
-
-def keep(file: BinaryIO) -> None:
-    """Flush `file` to the disk."""
-    file.flush()
-    os.fsync(file.fileno())
+def rewrite(folder: Path, key: str) -> None:
+    """Move lines that are no rows of the record of this key out of the file of rows, to be measured again."""
+    with disk.writing(folder / SAMPLES) as samples:
+        samples.seek(0)
+        lines = samples.read().split(b"\n")
+        good = [bool(parse(line + b"\n", key).rows) for line in lines[:-1]] + [False]
+        # aside first: a crash between the two leaves a line in both files, and none in neither
+        disk.add_lines(folder / TORN, [line for line, is_row in zip(lines, good, strict=True) if line and not is_row])
+        disk.replace(folder / SAMPLES, b"".join(line + b"\n" for line in compress(lines, good)))

@@ -1,11 +1,13 @@
 """A record's numbers from its rows: score with standard error, transfers against dense, tokens, seconds."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from scipy.stats import sem
+
+from sparq_eval.results.record import plain
 
 MEANS = ("prompt_tokens", "nominal", "nominal_dense", "counted", "counted_dense")
 
@@ -36,6 +38,26 @@ def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
         "truncated": int(of["truncated"].sum()),
         "not_finite": int(len(rows) - of["finite"].sum()),
     }
+
+
+def describes(summary: Mapping[str, Any], rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether a record's summary is that of these rows, but for the last bits, in which machines differ, and numbers
+    that older versions did not give.
+    """
+    own = plain(summarise(rows))
+    return summary.keys() <= own.keys() and all(alike(value, own[name]) for name, value in summary.items())
+
+
+def lags(summary: Mapping[str, Any], rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether rows came after a record's summary was written: it is that of the first of them."""
+    counted = summary.get("samples")
+    return isinstance(counted, int) and 0 <= counted < len(rows) and describes(summary, rows[:counted])
+
+
+def alike(one: object, other: object) -> bool:
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-9)
+    return one == other
 
 
 CERTIFIED = ("calls", "layers_active", "sparse_steps", "decode_steps", "truncated", "finite")

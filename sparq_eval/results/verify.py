@@ -7,27 +7,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sparq_eval.errors import UserError
+from sparq_eval.results import disk
 from sparq_eval.results.analysis import is_analysis, read_analysis
 from sparq_eval.results.bench import is_bench, read
-from sparq_eval.results.frames import REPORT, Untrusted, read_record, settled_bytes
+from sparq_eval.results.frames import REPORT, Untrusted, existing, orphaned, read_record
 from sparq_eval.results.prompts import PROMPTS, drop_lines
 from sparq_eval.results.prompts import read as read_prompts
-from sparq_eval.results.record import plain
 from sparq_eval.results.rows import parse
 from sparq_eval.results.store import RECORD, SAMPLES, TORN, rewrite
-from sparq_eval.results.summary import summarise
+from sparq_eval.results.summary import describes, lags
 
 ASIDE = ".aside"
-OURS = {RECORD, SAMPLES, TORN, f".{RECORD}.aside"}
+OURS = {RECORD, SAMPLES, TORN, *(disk.aside_of(Path(name)).name for name in (RECORD, SAMPLES))}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """path: the file or folder. what: is wrong with it. lines: of a file of rows, those that are no rows."""
+    """path: the file or folder. what: is wrong with it. partly: it is lines of the file, the others are as written."""
 
     path: Path
     what: str
-    lines: tuple[int, ...] = ()
+    partly: bool = False
     movable: bool = True
 
     def __str__(self) -> str:
@@ -36,11 +36,9 @@ class Finding:
 
 def verify(root: Path) -> list[Finding]:
     """Everything below `root` that is not as it was written. UserError if there is no such folder."""
-    if not Path(root).is_dir():
-        raise UserError(f"results={root}: no such folder; give the one that a run wrote (its results_dir)")
     found = list[Finding]()
     keys = dict[str, Path]()
-    for parent, below, names in os.walk(root):
+    for parent, below, names in os.walk(existing(root)):
         below[:] = sorted(name for name in below if not name.startswith("."))
         folder = Path(parent)
         if RECORD in names:
@@ -63,11 +61,15 @@ def of_report(folder: Path, name: str) -> bool:
 def in_prompts(path: Path) -> Iterator[Finding]:
     """Lines that are no prompts as they were written."""
     if bad := read_prompts(path)[1]:
-        yield Finding(path, f"lines {', '.join(map(str, bad[:5]))} are not prompts as they were written", tuple(bad))
+        yield Finding(path, f"lines {', '.join(map(str, bad[:5]))} are not prompts as they were written", partly=True)
 
 
 def by_itself(path: Path) -> Iterator[Finding]:
     """What is wrong with a file that lies by itself: it is a benchmark's or an analysis's record, or foreign."""
+    if path.name == SAMPLES:
+        if orphaned(path):
+            yield Finding(path, "rows without their record")
+        return
     if not is_bench(path.name) and not is_analysis(path.name):
         yield Finding(path, "no part of a record")
         return
@@ -79,45 +81,47 @@ def by_itself(path: Path) -> Iterator[Finding]:
 
 def in_record(folder: Path, keys: dict[str, Path]) -> Iterator[Finding]:
     """What is wrong with the record in a folder. keys: where each key was met before."""
-    try:
-        content = read_record(folder)
-    except Untrusted as why:
-        yield Finding(folder, str(why))
-        return
+    # under one lock: whoever appends writes first the one, then the other
+    with disk.reading(folder / SAMPLES) as samples:
+        try:
+            content = read_record(folder)
+        except Untrusted as untrusted:
+            yield Finding(folder, str(untrusted))
+            return
+        written = samples.read() if samples else b""
     if content["key"] in keys:
-        yield Finding(folder, f"the same record as in {keys[content['key']]}; that with more rows is read", (), False)
+        why = f"the same record as in {keys[content['key']]}; that with more rows is read"
+        yield Finding(folder, why, movable=False)
     keys.setdefault(content["key"], folder)
-    written = settled_bytes(folder / SAMPLES)
-    parsed = parse(written)
+    parsed = parse(written, content["key"])
     if parsed.unreadable or parsed.torn:
         numbers = ", ".join(map(str, parsed.unreadable[:5])) + (", …" if len(parsed.unreadable) > 5 else "")
-        what = [f"lines {numbers} are not rows as they were written"] if parsed.unreadable else []
+        what = [f"lines {numbers} are not rows as they were written for this record"] if parsed.unreadable else []
         what += ["its last line is cut short"] if parsed.torn else []
-        yield Finding(folder / SAMPLES, "; ".join(what), tuple(parsed.unreadable))
-    lines = written.count(b"\n") - len(parsed.unreadable)
-    if lines > len(parsed.rows):
-        yield Finding(
-            folder / SAMPLES, f"{lines - len(parsed.rows)} examples are there twice; the first counts", (), False
-        )
-    wrote = sum(run.get("samples", 0) for run in content["runs"])
-    if len(parsed.rows) < wrote:
-        missing = wrote - len(parsed.rows)
-        yield Finding(
-            folder / SAMPLES, f"{missing} of {wrote} rows are gone; the same run measures them again", (), False
-        )
-    elif parsed.rows and content["summary"] != plain(summarise(parsed.rows)):
-        yield Finding(folder / RECORD, "its summary is not that of its rows; the next run puts it right", (), False)
+        yield Finding(folder / SAMPLES, "; ".join(what), partly=True)
+    if (twice := written.count(b"\n") - len(parsed.unreadable) - len(parsed.rows)) > 0:
+        yield Finding(folder / SAMPLES, f"{twice} examples are there twice; the first counts", movable=False)
+    summary, wrote = content["summary"], content["summary"].get("samples")
+    if isinstance(wrote, int) and len(parsed.rows) < wrote:
+        why = f"{wrote - len(parsed.rows)} of {wrote} rows are gone; the same run measures them again"
+        yield Finding(folder / SAMPLES, why, movable=False)
+    elif lags(summary, parsed.rows):
+        why = "its summary is that of its first rows only; the next run puts it right"
+        yield Finding(folder / RECORD, why, movable=False)
+    elif not describes(summary, parsed.rows):
+        why = "its summary is not that of its rows: either was changed, or is another record's"
+        yield Finding(folder / RECORD, why, movable=False)
 
 
 def set_aside(root: Path, finding: Finding) -> Path | None:
     """Move what was found out of the way, below `root`/.aside, or the lines that are no rows beside their file."""
-    if finding.path.name == SAMPLES and finding.movable:
-        with finding.path.open("a+b") as samples:
-            rewrite(samples, finding.path.parent)
-        return finding.path.with_name(TORN)
-    if finding.path.name == PROMPTS:
-        drop_lines(finding.path, finding.path.with_name(TORN))
-        return finding.path.with_name(TORN)
+    if finding.partly:
+        torn = finding.path.with_name(TORN)
+        if finding.path.name == PROMPTS:
+            drop_lines(finding.path, torn)
+        else:
+            rewrite(finding.path.parent, read_record(finding.path.parent)["key"])
+        return torn
     if not finding.movable:
         return None
     place = Path(root) / ASIDE / finding.path.relative_to(root)

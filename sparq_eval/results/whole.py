@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 from sparq_eval.errors import UserError
 from sparq_eval.progress import say
-from sparq_eval.results.record import canonical
+from sparq_eval.results.record import MALFORMED, canonical
 
 
 class Whole(Protocol):
@@ -49,9 +49,10 @@ def read_whole(path: Path, what: str, schema: int, name: re.Pattern[str], build:
         named = name.fullmatch(path.name)
         if named and named[1] != record.key:
             raise ValueError(f"its content hashes to {record.key}, not to its name: it was changed by hand")
+        moment(record.when)
     except OSError as error:
         raise UserError(f"{path}: could not be read ({error.strerror})") from error
-    except (ValueError, TypeError) as error:
+    except MALFORMED as error:
         raise UserError(f"{path}: no record of {what}: {error}") from error
     return record
 

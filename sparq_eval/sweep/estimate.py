@@ -4,7 +4,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -20,7 +19,7 @@ from sparq_eval.hf.families import shape_of
 from sparq_eval.hf.placement import find_devices, gib, outline, place
 from sparq_eval.hf.workers import start
 from sparq_eval.progress import clock
-from sparq_eval.results.rows import parse
+from sparq_eval.results.frames import rows_in
 from sparq_eval.sweep.cells import Cell, Words, cut
 
 MOST = 64  # examples that are batched together at most where batch_size=auto, as in a run
@@ -90,11 +89,6 @@ def own(cells: Sequence[Planned]) -> list[Path]:
 def siblings(cells: Sequence[Planned]) -> list[Path]:
     """Folders of records beside these: other settings, or the same under other conditions."""
     return [path.parent for folder in {path.parent for path in own(cells)} for path in folder.glob("*/samples.jsonl")]
-
-
-def rows_in(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "samples.jsonl"
-    return parse(path.read_bytes()).rows if path.is_file() else []
 
 
 def calibrated(planned: Plan, settings: Settings) -> float | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sparq_eval.errors import UserError
-from sparq_eval.results.store import keep
+from sparq_eval.results.disk import keep
 from sparq_eval.sweep.cells import Cell, Words
 from sparq_eval.sweep.code import code_of, digest
 

@@ -25,6 +25,7 @@ from sparq_eval.report.canvas import FULL, blank, save
 from sparq_eval.report.sheet import write_sheet
 from sparq_eval.report.style import RC, drawable
 from sparq_eval.results.analysis import Analysis
+from sparq_eval.results.formulas import guarded
 from sparq_eval.results.record import safe
 
 AXES = {"batch": "example", "sequence": "position", "layer": "layer", "head": "head", "head size": "component"}
@@ -148,7 +149,7 @@ def draw_each(
         stem = f"{name}_{safe(analysis.name)}_{safe(analysis.task)}"
         with matplotlib.rc_context(RC):
             written += save(compose(analysis), out / stem)
-        numbers(analysis).to_csv(out / f"{stem}.csv", index=False, lineterminator="\n")
+        guarded(numbers(analysis)).to_csv(out / f"{stem}.csv", index=False, lineterminator="\n")
         written.append(out / f"{stem}.csv")
     return written
 

@@ -141,9 +141,17 @@ def second_copy(k: Float[Tensor, "B H S D"], copy: str, scale: Float[Tensor, "B 
     B, H, S, D = k.shape
     kind = narrow(k[:1, :1, :1], copy, None if scale is None else scale[:1, :1]).dtype
     values = torch.zeros(B, H, D, -(-(S + room) // ROUND) * ROUND, dtype=kind, device=k.device)
-    for b in range(B):  # one after another, to spare memory
-        values[b : b + 1, :, :, :S] = narrow(k[b : b + 1], copy, None if scale is None else scale[b : b + 1]).mT
+    fill(values, k, copy, scale)
     return Columns(values, scale)
+
+
+def fill(
+    values: Shaped[Tensor, "B H D C"], k: Float[Tensor, "B H S D"], copy: str, scale: Float[Tensor, "B H D"] | None
+) -> None:
+    """Write keys into the first S places of a second copy."""
+    for b in range(len(k)):  # one after another, to spare memory
+        part = slice(b, b + 1)
+        values[part, :, :, : k.shape[2]] = narrow(k[part], copy, None if scale is None else scale[part]).mT
 
 
 def restore(

@@ -85,6 +85,13 @@ def test_kernels_start_from_a_context_as_methods_do(kernel_for: Callable[[Method
     assert_same_as_torch(engine, methods, requests, methods)
 
 
+def test_an_int8_copy_is_scaled_by_the_context_where_a_method_starts_from_it() -> None:
+    """Of a prompt that is mostly question, keys of the question are larger than any of the context's."""
+    engine, methods = engine_of("gqa", on_cpu, [SPARQ[2], SparQ(r=5, k=6, copy="int8")])
+    requests = [dataclasses.replace(request, context=10) for request in tiny_requests([40] * 8, steps=12)]
+    assert_same_as_torch(engine, methods, requests, methods)
+
+
 def test_examples_that_end_early_leave_the_kernels_caches_too() -> None:
     engine, methods = engine_of("mha", on_cpu, SPARQ)
     requests = [

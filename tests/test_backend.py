@@ -113,7 +113,7 @@ def test_speed_is_of_each_setting_alone_and_kernels_are_held_against_torch() -> 
 
 def test_a_backend_without_any_kernel_is_refused_and_names_what_is_missing() -> None:
     shape, device = shape_of(CONFIGS["gqa"]), torch.device("cpu")
-    Kernels("kernel", device, shape).check([Dense(), SparQ()])
+    Kernels("kernel", device, shape).check([Dense(), SPARQ[0]])
     Kernels("auto", device, shape).check([Dense()])
     with pytest.raises(UserError, match=r"^backend=kernel: there is no kernel of Dense on cpu"):
         Kernels("kernel", device, shape).check([Dense()])
@@ -121,7 +121,7 @@ def test_a_backend_without_any_kernel_is_refused_and_names_what_is_missing() -> 
 
 def test_torch_answers_unless_kernels_are_wanted() -> None:
     shape, device = shape_of(CONFIGS["gqa"]), torch.device("cpu")
-    assert Kernels("torch", device, shape)(SparQ()) is None
-    assert Kernels("auto", device, shape)(SparQ()) is None
-    assert Kernels("kernel", device, shape)(SparQ()) is not None
+    assert Kernels("torch", device, shape)(SPARQ[0]) is None
+    assert Kernels("auto", device, shape)(SPARQ[0]) is None
+    assert Kernels("kernel", device, shape)(SPARQ[0]) is not None
     assert Kernels("kernel", device, shape)(Dense()) is None

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparq_eval.kernels import cpu
-from sparq_eval.methods import SparQ
+from sparq_eval.kernels import cpu, find_kernel
+from sparq_eval.methods import Shape, SparQ
 from sparq_eval.methods.method import Attended
 from sparq_eval.methods.sparq import Kept, approximate
 from sparq_eval.ops import Prompt, narrow
@@ -282,3 +282,12 @@ def test_what_the_kernel_cannot_do_is_refused(seed: int) -> None:
     ):
         with pytest.raises(ValueError, match=words):
             cpu.attend(replace(method, r=3, k=5, local=1), wrong, None)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_more_components_than_a_head_has_are_refused_before_a_kernel_reads_them(device: str) -> None:
+    if device == "cuda":
+        pytest.importorskip("triton", reason="triton cannot be installed here")
+    find_kernel(SparQ(r=64, k=8), torch.device(device), Shape(2, 1, 64))
+    with pytest.raises(ValueError, match=r"^r=65: the kernel of SparQ reads at most the head size, 64$"):
+        find_kernel(SparQ(r=65, k=8), torch.device(device), Shape(2, 1, 64))

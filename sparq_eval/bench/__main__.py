@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -110,8 +111,7 @@ def run_attention(options: argparse.Namespace, device: torch.device, dtype: torc
 
 def runners_of(options: argparse.Namespace, case: Case) -> list[Runner]:
     found = dense_runners(case, flex=options.flex)
-    reallocate = case.G == 1
-    settings = [SparQ(r=r, k=k, reallocate=reallocate) for r in options.r for k in options.k]
+    settings = [SparQ(r=r, k=k).resolve(case.shape) for r in options.r for k in options.k]
     if not options.no_torch:
         found += [torch_runner(method) for method in settings[:1]]
     others: list[Method] = [Dense()]
@@ -122,10 +122,7 @@ def runners_of(options: argparse.Namespace, case: Case) -> list[Runner]:
     elif options.others:
         # dense is there already
         found += [torch_runner(method) for method in others[1:]]
-    for method in settings:
-        for copy in options.copies:
-            found.append(kernel_runner(SparQ(r=method.r, k=method.k, reallocate=reallocate, copy=copy), case))
-    return found
+    return found + [kernel_runner(replace(method, copy=copy), case) for method in settings for copy in options.copies]
 
 
 def run_decode(options: argparse.Namespace, device: torch.device, dtype: torch.dtype, keep: Keep) -> None:

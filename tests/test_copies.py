@@ -116,6 +116,25 @@ def test_the_scale_of_int8_is_the_prompts_and_later_keys_are_clamped_to_it(seed:
     torch.testing.assert_close(scores[..., -1], exact)
 
 
+@pytest.mark.parametrize("worst", [torch.inf, -torch.inf, torch.nan])
+def test_a_key_that_is_not_finite_ranks_as_the_largest_or_as_nothing_and_leaves_others_alone(
+    worst: float, seed: int
+) -> None:
+    step, method = step_of(), SparQ(r=D, k=6, reallocate=False, copy="int8")
+    before = state_of(method, step)
+    assert before is not None and before.scale is not None
+    # of its smallest component this key is not the peak
+    place = step.k[:, :, 7].abs().argmin(dim=-1, keepdim=True)
+    largest = torch.tensor(worst).sign().nan_to_num(0) * 127 * before.scale.gather(-1, place)
+    spoiled, tamed = step.k.clone(), step.k.clone()
+    spoiled[:, :, 7].scatter_(-1, place, worst)
+    tamed[:, :, 7].scatter_(-1, place, largest)
+    after = state_of(method, replace(step, k=spoiled))
+    assert after is not None and after.scale is not None and after.scale.equal(before.scale)
+    ours, right = (approximate(replace(step, k=k), D, "int8", before.scale) for k in (spoiled, tamed))
+    assert ours.equal(right)
+
+
 @pytest.mark.parametrize("reallocate", [True, False])
 @pytest.mark.parametrize("copy", COPIES)
 def test_what_is_counted_is_what_the_formula_says(copy: str, reallocate: bool, seed: int) -> None:

@@ -32,7 +32,7 @@ class Case:
 
     @property
     def shape(self) -> Shape:
-        return Shape(self.H, self.G, self.D)
+        return Shape(self.H, self.G, self.D, self.dtype.itemsize)
 
 
 @dataclass(frozen=True)

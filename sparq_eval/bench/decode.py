@@ -154,7 +154,8 @@ def measure_decoding(
 def time_side(engine: Engine, name: str, side: Side, S: int, B: int, rest: float | None) -> DecodeRow:
     """rest: seconds of a token without attention."""
     config = engine.model.config.get_text_config()
-    shape, layers, itemsize = shape_of(config), engine.layers, engine.model.dtype.itemsize
+    itemsize = engine.model.dtype.itemsize
+    shape, layers = shape_of(config, itemsize), engine.layers
     moved = sum(
         side.method.transfers(min(S - 1, window or S), shape) * shape.heads * itemsize * B
         for window in layer_windows(config)

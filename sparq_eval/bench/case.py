@@ -11,8 +11,6 @@ from sparq_eval.methods import Method, Shape
 from sparq_eval.ops import second_copy
 from sparq_eval.step import Step, Visible
 
-SPREAD = 2**29  # bytes of caches that calls go round, many times what a processor's own cache holds
-
 
 @dataclass(frozen=True)
 class Case:
@@ -25,10 +23,6 @@ class Case:
     S: int
     dtype: torch.dtype
     device: torch.device
-
-    @property
-    def cache_bytes(self) -> int:
-        return 2 * self.B * self.H * self.S * self.D * self.dtype.itemsize
 
     @property
     def shape(self) -> Shape:

@@ -1,12 +1,10 @@
 """One decode step of attention: every dense back end that is there beside the methods and their kernels, case by case.
 
-A case is a batch and its sizes. What is timed must first be right (see `gate`), with memory poisoned that it did not
-write; what fails is not timed.
+A case is a batch and its sizes. What is timed must first be right (see `gate`); what is wrong is not timed.
 """
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from math import isfinite
 from typing import Any
 
@@ -87,27 +85,15 @@ def name_of(method: Method) -> str:
 
 
 def error_of(runner: Runner, step: Step) -> tuple[float, str]:
-    """How far a runner is from its method, in memory that is poisoned, and what is wrong with that; "" for nothing."""
+    """How far a runner is from its method, and what is wrong with that; "" for nothing."""
 
     def call(other: Step) -> Tensor:
-        with poisoned():
-            return runner.call(other, runner.start(other))
+        return runner.call(other, runner.start(other))
 
     dtype = step.k.dtype
     rough = is_rough(runner.method, dtype, in_triton=step.k.is_cuda and runner.backend == "kernel")
     away = compare(runner.method, step, call, rough)
     return away.whole, away.wrong(dtype, rough)
-
-
-@contextmanager
-def poisoned() -> Iterator[None]:
-    """Memory that is taken and not written holds not-a-number."""
-    was = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(was)
 
 
 def torch_runner(method: Method) -> Runner:

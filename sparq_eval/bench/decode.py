@@ -2,22 +2,24 @@
 
 Weights and caches are random where a published shape is asked for: only their sizes matter for time. Each sample
 decodes the token at the last position of the cache again; on a CUDA device the step is recorded as a graph, on both
-sides.
+sides. Before that each layer's attention is held to its method (see `gate`); what is wrong is not timed.
 """
 
 import gc
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, final
 
 import torch
 import yaml
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils._pytree import tree_map_only
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from sparq_eval.bench.attention import name_of
 from sparq_eval.bench.dense import BACKENDS
+from sparq_eval.bench.gate import compare, is_rough
 from sparq_eval.bench.timing import time_calls
 from sparq_eval.errors import UserError
 from sparq_eval.hf.cache import Cache
@@ -52,16 +54,24 @@ LLAMA: dict[str, dict[str, int]] = {
 @final
 @dataclass
 class Sdpa(Kernel):
-    """Dense attention by one of torch's back ends. The cache is full, so that no mask is needed."""
+    """Dense attention by one of torch's back ends. The cache is full, so that no mask is needed: a window is its end.
+
+    ValueError where logits are capped or have sinks, which it does not know.
+    """
 
     method: Dense
     backend: str
 
     def attend(self, step: Step, state: State) -> tuple[Attended, State]:
         B, H, G, _, D = step.q.shape
+        if step.softcap is not None or step.sinks is not None:
+            what = "sinks" if step.softcap is None else "capped logits"
+            raise ValueError(f"torch's scaled_dot_product_attention has no {what}, and this model has")
+        S, window = step.k.shape[2], step.visible.window
+        k, v = (x[:, :, max(0, S - (window or S)) :] for x in (step.k, step.v))
         with torch.nn.attention.sdpa_kernel(BACKENDS[self.backend]):
             q = step.q.flatten(1, 2)
-            out = scaled_dot_product_attention(q, step.k, step.v, scale=step.scale, enable_gqa=G > 1)
+            out = scaled_dot_product_attention(q, k, v, scale=step.scale, enable_gqa=G > 1)
         return attended(step, out.view(B, H, G, 1, D)), state
 
 
@@ -74,6 +84,31 @@ class Nothing(Kernel):
 
     def attend(self, step: Step, state: State) -> tuple[Attended, State]:
         return attended(step, step.q), state
+
+
+@final
+@dataclass
+class Judged(Kernel):
+    """Attends as `act` does, and holds it to the method at every layer. wrong: what is wrong, for each where it is."""
+
+    method: Method
+    act: Kernel | Method
+    wrong: list[str] = field(default_factory=list)
+
+    @property
+    def copy(self) -> str | None:
+        return self.act.copy if isinstance(self.act, Kernel) else None
+
+    def attend(self, step: Step, state: State) -> tuple[Attended, State]:
+        def call(other: Step) -> Tensor:
+            # some kernels change their state in place
+            return self.act.attend(other, tree_map_only(Tensor, torch.clone, state))[0].out
+
+        dtype = step.k.dtype
+        rough = is_rough(self.method, dtype, in_triton=step.k.is_cuda and isinstance(self.act, Kernel))
+        if wrong := compare(self.method, step, call, rough).wrong(dtype, rough):
+            self.wrong.append(wrong)
+        return self.act.attend(step, state)
 
 
 def attended(step: Step, out: Tensor) -> Attended:
@@ -153,23 +188,17 @@ def measure_decoding(
 
 def time_side(engine: Engine, name: str, side: Side, S: int, B: int, rest: float | None) -> DecodeRow:
     """rest: seconds of a token without attention."""
-    config = engine.model.config.get_text_config()
-    itemsize = engine.model.dtype.itemsize
-    shape, layers = shape_of(config, itemsize), engine.layers
-    moved = sum(
-        side.method.transfers(min(S - 1, window or S), shape) * shape.heads * itemsize * B
-        for window in layer_windows(config)
-    )
+    moved = cache_bytes(engine, side.method, S) * B
     facts: dict[str, Any] = dict(
         model=name, method=name_of(side.method), implementation=side.name, B=B, S=S,
         r=getattr(side.method, "r", None), k=getattr(side.method, "k", None), copy=getattr(side.method, "copy", None),
         dtype=str(engine.model.dtype).removeprefix("torch."), weight_bytes=float(weight_bytes(engine.model)),
-        cache_bytes=float(moved),
+        cache_bytes=moved,
     )  # fmt: skip
     device = engine.device
     try:
         cache = full_cache(engine, side, S, B)
-        tally = Tally.zero(B, layers, device)
+        tally = Tally.zero(B, engine.layers, device)
         rows = [torch.arange(B, device=device)]
         ids = torch.ones(B, 1, dtype=torch.long, device=device)
         at = torch.full((B, 1), S - 1, device=device)
@@ -180,6 +209,13 @@ def time_side(engine: Engine, name: str, side: Side, S: int, B: int, rest: float
             # nothing is counted here
             tally.waiting.clear()
 
+        if not isinstance(side.kernel, Nothing):
+            judged = Judged(side.method, side.kernel or side.method)
+            cache.kernels = [judged]
+            step()
+            if judged.wrong:
+                return DecodeRow(**facts, note=judged.wrong[0])
+            cache.kernels = [side.kernel]
         timed = time_calls([step], device, budget=0.6 if device.type == "cuda" else 5.0, most=100)
     except torch.OutOfMemoryError:
         return DecodeRow(**facts, note="out of memory")
@@ -194,6 +230,15 @@ def time_side(engine: Engine, name: str, side: Side, S: int, B: int, rest: float
     return DecodeRow(
         **facts, seconds=timed.seconds, low=timed.low, high=timed.high, repeats=timed.repeats, attention_seconds=own
     )
+
+
+def cache_bytes(engine: Engine, method: Method, S: int) -> float:
+    """What a method must move of the caches of a sequence in a step; a layer with a window caches no more than that."""
+    config, itemsize = engine.model.config.get_text_config(), engine.model.dtype.itemsize
+    shape = shape_of(config, itemsize)
+    # the query's own position is one of those that it sees
+    cached = [min(S, window or S) - 1 for window in layer_windows(config)]
+    return float(sum(method.transfers(n, shape) for n in cached) * shape.heads * itemsize)
 
 
 def full_cache(engine: Engine, side: Side, S: int, B: int) -> Cache:

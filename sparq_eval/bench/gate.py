@@ -6,7 +6,8 @@ what float64 does, and differs by the rounding of 16 bits alone. One position of
 5 to 10 per cent of a head's result, many times what is allowed; a head that was not written is all of it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from math import sqrt
 from typing import Any, NamedTuple
@@ -49,10 +50,12 @@ class Away(NamedTuple):
 def compare(method: Method, base: Step, call: Callable[[Step], Tensor], rough: bool = False) -> Away:
     """How far a call is from its method, with another query than the step's; inf where it gives no number.
 
+    Memory that it takes and does not write is poisoned.
     call: what is judged. rough: whether it ranks by scores in 16 bits, and so cannot choose as float64 does.
     """
     step = settle(method, base, rough)
-    out = call(step).double()  # (B, H, G, 1, D)
+    with poisoned():
+        out = call(step).double()  # (B, H, G, 1, D)
     head, difference, size = 0.0, 0.0, 0.0
     for b in range(len(out)):
         right = in_float64(method, step, b)
@@ -60,6 +63,17 @@ def compare(method: Method, base: Step, call: Callable[[Step], Tensor], rough: b
         head = max(head, number((away.norm(dim=-1) / right.norm(dim=-1)).max()))
         difference, size = difference + number(away.square().sum()), size + number(right.square().sum())
     return Away(sqrt(difference / size), head)
+
+
+@contextmanager
+def poisoned() -> Iterator[None]:
+    """Memory that is taken and not written holds not-a-number."""
+    was = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(was)
 
 
 def number(x: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""The bench of whole tokens: what it says moves does, attention's share is what was timed, what is wrong is not timed."""
+"""The bench of whole tokens: bytes are those that move, attention is what was timed, and nothing wrong is timed."""
 
 from collections.abc import Sequence
 from copy import deepcopy

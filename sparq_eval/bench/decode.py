@@ -15,7 +15,7 @@ import yaml
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._pytree import tree_map_only
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig
 
 from sparq_eval.bench.attention import name_of
 from sparq_eval.bench.dense import BACKENDS
@@ -23,7 +23,7 @@ from sparq_eval.bench.gate import compare, is_rough
 from sparq_eval.bench.timing import time_calls
 from sparq_eval.errors import UserError
 from sparq_eval.hf.cache import Cache
-from sparq_eval.hf.checkpoint import open_checkpoint
+from sparq_eval.hf.checkpoint import Checkpoint, open_checkpoint
 from sparq_eval.hf.engine import Engine
 from sparq_eval.hf.families import layer_windows, shape_of
 from sparq_eval.hf.phases import Decode
@@ -149,14 +149,24 @@ def triton_dense(device: torch.device, shape: Shape) -> Side:
 def open_model(name: str, dtype: torch.dtype, device: torch.device, longest: int) -> Any:
     """A model of random weights in a published shape, or one of the zoo's small real ones."""
     if name in LLAMA:
-        config = LlamaConfig(**LLAMA[name], max_position_embeddings=longest, rope_theta=500000.0)
         with device:
+            config = config_of(name, longest)
             return AutoModelForCausalLM.from_config(config, attn_implementation=NAME, dtype=dtype).eval()
+    return from_zoo(name).load(str(dtype).removeprefix("torch."), str(device))
+
+
+def config_of(name: str, longest: int) -> PreTrainedConfig:
+    """Its config, for which no weights are read. UserError where there is no such model."""
+    if name in LLAMA:
+        return LlamaConfig(**LLAMA[name], max_position_embeddings=longest, rope_theta=500000.0)
+    return from_zoo(name).config
+
+
+def from_zoo(name: str) -> Checkpoint:
     path = CONFIGS / "model" / f"{name}.yaml"
     if not path.exists():
-        raise UserError(f"model={name}: {', '.join(LLAMA)} (random weights), or a model of configs/model")
-    checkpoint = open_checkpoint(**yaml.safe_load(path.read_text(encoding="utf-8")))
-    return checkpoint.load(str(dtype).removeprefix("torch."), str(device))
+        raise UserError(f"--model {name}: must be {', '.join(LLAMA)} (random weights), or a model of configs/model")
+    return open_checkpoint(**yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 @torch.inference_mode()

@@ -28,7 +28,7 @@ Work = Callable[[Keep], None]
 
 
 def main() -> None:
-    options = parser(__doc__).parse_args()
+    options = parser().parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         check(options)

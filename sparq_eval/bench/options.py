@@ -8,14 +8,15 @@ import torch
 from sparq_eval.errors import UserError
 from sparq_eval.methods.sparq import COPIES
 
+ABOUT = "Times with their records; `python -m sparq_eval.report` draws them."
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # the last position of a cache is the query's own, and something must lie before it
 LEAST = {"length": 2}
 WHOLE = ("batch", "length", "heads", "kv_heads", "head_size", "r", "k", "k_share")
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="python -m sparq_eval.bench", description=description)
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="python -m sparq_eval.bench", description=ABOUT)
     kinds = made.add_subparsers(dest="kind", required=True)
     attention = kinds.add_parser("attention", help="one decode step of attention, every dense back end beside kernels")
     attention.add_argument("--batch", type=int, nargs="+", default=[1, 16, 64], help="B")

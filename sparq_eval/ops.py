@@ -68,8 +68,9 @@ class Prompt(Step):
 
     @cached_property
     def key_peaks(self) -> Float[Tensor, "B H D"]:
-        """Largest magnitude of each key component in the prompt, in float32; 1 where it is 0."""
-        peaks = self.k.float().abs().masked_fill(~self.visible.valid[:, None, :, None], 0).amax(dim=2)
+        """Largest finite magnitude of each key component in the prompt, in float32; 1 where it is 0."""
+        sizes = self.k.float().abs().nan_to_num_(nan=0, posinf=0)
+        peaks = sizes.masked_fill_(~self.visible.valid[:, None, :, None], 0).amax(dim=2)
         return peaks.masked_fill(peaks == 0, 1)
 
     @cached_property
@@ -126,13 +127,16 @@ def take(x: Float[Tensor, "B H S D"], index: Int[Tensor, "B H N"]) -> Float[Tens
 
 
 def narrow(k: Float[Tensor, "B H S D"], copy: str, scale: Float[Tensor, "B H D"] | None) -> Shaped[Tensor, "B H S D"]:
-    """Keys as a second copy holds them: as they are, in `fp8`, or in `int8` by a scale a component."""
+    """Keys as a second copy holds them: as they are, in `fp8`, or in `int8` by a scale a component.
+
+    Both have a largest number in place of what is larger; int8 has a 0 in place of what is no number.
+    """
     if copy == "fp8":
         largest = torch.finfo(torch.float8_e4m3fn).max
         return k.clamp(-largest, largest).to(torch.float8_e4m3fn)
     if copy == "int8":
         assert scale is not None
-        return (k.float() / scale[:, :, None]).round().clamp(-127, 127).to(torch.int8)
+        return (k.float() / scale[:, :, None]).round_().clamp_(-127, 127).nan_to_num_(nan=0).to(torch.int8)
     return k
 
 
@@ -141,9 +145,17 @@ def second_copy(k: Float[Tensor, "B H S D"], copy: str, scale: Float[Tensor, "B 
     B, H, S, D = k.shape
     kind = narrow(k[:1, :1, :1], copy, None if scale is None else scale[:1, :1]).dtype
     values = torch.zeros(B, H, D, -(-(S + room) // ROUND) * ROUND, dtype=kind, device=k.device)
-    for b in range(B):  # one after another, to spare memory
-        values[b : b + 1, :, :, :S] = narrow(k[b : b + 1], copy, None if scale is None else scale[b : b + 1]).mT
+    fill(values, k, copy, scale)
     return Columns(values, scale)
+
+
+def fill(
+    values: Shaped[Tensor, "B H D C"], k: Float[Tensor, "B H S D"], copy: str, scale: Float[Tensor, "B H D"] | None
+) -> None:
+    """Write keys into the first S places of a second copy."""
+    for b in range(len(k)):  # one after another, to spare memory
+        part = slice(b, b + 1)
+        values[part, :, :, : k.shape[2]] = narrow(k[part], copy, None if scale is None else scale[part]).mT
 
 
 def restore(

@@ -85,6 +85,13 @@ def test_kernels_start_from_a_context_as_methods_do(kernel_for: Callable[[Method
     assert_same_as_torch(engine, methods, requests, methods)
 
 
+def test_an_int8_copy_is_scaled_by_the_context_where_a_method_starts_from_it() -> None:
+    """Of a prompt that is mostly question, keys of the question are larger than any of the context's."""
+    engine, methods = engine_of("gqa", on_cpu, [SPARQ[2], SparQ(r=5, k=6, copy="int8")])
+    requests = [dataclasses.replace(request, context=10) for request in tiny_requests([40] * 8, steps=12)]
+    assert_same_as_torch(engine, methods, requests, methods)
+
+
 def test_examples_that_end_early_leave_the_kernels_caches_too() -> None:
     engine, methods = engine_of("mha", on_cpu, SPARQ)
     requests = [
@@ -106,7 +113,7 @@ def test_speed_is_of_each_setting_alone_and_kernels_are_held_against_torch() -> 
 
 def test_a_backend_without_any_kernel_is_refused_and_names_what_is_missing() -> None:
     shape, device = shape_of(CONFIGS["gqa"]), torch.device("cpu")
-    Kernels("kernel", device, shape).check([Dense(), SparQ()])
+    Kernels("kernel", device, shape).check([Dense(), SPARQ[0]])
     Kernels("auto", device, shape).check([Dense()])
     with pytest.raises(UserError, match=r"^backend=kernel: there is no kernel of Dense on cpu"):
         Kernels("kernel", device, shape).check([Dense()])
@@ -114,7 +121,7 @@ def test_a_backend_without_any_kernel_is_refused_and_names_what_is_missing() -> 
 
 def test_torch_answers_unless_kernels_are_wanted() -> None:
     shape, device = shape_of(CONFIGS["gqa"]), torch.device("cpu")
-    assert Kernels("torch", device, shape)(SparQ()) is None
-    assert Kernels("auto", device, shape)(SparQ()) is None
-    assert Kernels("kernel", device, shape)(SparQ()) is not None
+    assert Kernels("torch", device, shape)(SPARQ[0]) is None
+    assert Kernels("auto", device, shape)(SPARQ[0]) is None
+    assert Kernels("kernel", device, shape)(SPARQ[0]) is not None
     assert Kernels("kernel", device, shape)(Dense()) is None

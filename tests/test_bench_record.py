@@ -76,7 +76,7 @@ def test_an_error_in_a_later_case_keeps_what_was_timed(
             raise OSError("no more of it")
         return steps_of(case, copies)
 
-    monkeypatch.setattr("sparq_eval.bench.attention.steps_of", fail_at_32)
+    monkeypatch.setattr("sparq_eval.bench.sets.steps_of", fail_at_32)
     with pytest.raises(OSError, match="no more of it"):
         run("--cases", "1:16", "1:32")
     [record] = load_benches(tmp_path)

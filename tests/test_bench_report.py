@@ -230,7 +230,31 @@ def test_a_setting_measured_again_counts_once_and_the_latest_time_counts(capsys:
         bench([replace(DENSE, **UNTIMED, note="busy")], when=failed),
     ]
     assert bench_rows(benches, "attention")["seconds"].to_list() == [2e-3]
-    assert "2 of 3 attention benchmarks were measured again later" in capsys.readouterr().err
+    assert "2 of 3 attention benchmarks were measured more than once" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_speed_up_is_of_one_record_the_latest_that_has_both(seed: int) -> None:
+    chance = random.Random(seed)
+    benches = []
+    for day in range(1, 6):
+        names = [name for name in ("sdpa cudnn", "sdpa flash", "sparq triton", "sparq torch") if chance.random() < 0.6]
+        rows = [
+            replace(SPARQ if "sparq" in name else DENSE, implementation=name, seconds=chance.uniform(1e-5, 1e-3))
+            for name in names
+        ]
+        if rows:
+            benches.append(bench(rows, when=f"2024-01-{day:02}T00:00:00+00:00"))
+    chance.shuffle(benches)
+    shown = bench_rows(benches, "attention")
+    for row in shown[shown["method"] == "sparq"].to_dict("records"):
+        having = [one for one in benches if row["implementation"] in {each.implementation for each in one.rows}]
+        both = [one for one in having if any(each.method == "dense" for each in one.rows)]
+        right = max(both or having, key=lambda one: one.when)
+        assert row["record"] == right.key
+        dense = [each.seconds for each in right.rows if each.method == "dense" and each.seconds]
+        assert math.isnan(row["speedup"]) if not dense else row["speedup"] == min(dense) / row["seconds"]
+    assert shown["fastest"].sum() == any(row.method == "dense" for one in benches for row in one.rows)
 
 
 def test_benchmarks_alone_make_a_report(out: Path) -> None:
@@ -429,7 +453,7 @@ def test_published_points_lie_under_ours_where_sizes_dtype_and_device_agree(tmp_
     bench([DENSE, SPARQ]).save(tmp_path / "results")
     write_report(tmp_path / "results", tmp_path / "out", published=tmp_path)
     table = (tmp_path / "out" / "bench-table4.md").read_text()
-    assert "| published: SparQ Triton, one copy | X | 100 | 2 | 5 |" in table
+    assert "| published: SparQ Triton, one copy | X | 100 | 200 | 2 | 5 |" in table
 
 
 def test_published_that_is_not_there_is_refused(root: Path, tmp_path: Path) -> None:

@@ -73,6 +73,16 @@ def test_half_of_sparqs_budget_goes_to_each_step(default: dict[str, Any]) -> Non
     assert first == pytest.approx(2 * 128 * method.settings["k"], rel=0.02)
 
 
+@pytest.mark.parametrize("itemsize", [2, 4])
+def test_a_narrow_copy_is_solved_by_its_share_of_the_caches_width(default: dict[str, Any], itemsize: int) -> None:
+    sparq = default["methods"]["sparq"] | {"copy": "fp8"}
+    settings = read_settings({**default, "compression": 8, "methods": {"sparq": sparq}})
+    [one] = solved(settings, replace(SHAPES["mha"], itemsize=itemsize))
+    method, S = one.setting.method, sum(prompt.prompt_tokens for prompt in PROMPTS) / len(PROMPTS)
+    rest = 2 * 128 * S / 8 - 16 / itemsize * S  # what an eighth of dense leaves beside r = 16 components of a byte
+    assert method.settings["k"] == pytest.approx(rest / (2 * 128), abs=3)
+
+
 def test_what_is_given_stays_and_the_other_budget_is_solved(default: dict[str, Any]) -> None:
     by_r = solved(read(default, ["sparq"], compression=4, r=[16, 24]), SHAPES["mha"])
     assert [one.setting.method.settings["r"] for one in by_r] == [16, 24]

@@ -116,36 +116,60 @@ def test_the_scale_of_int8_is_the_prompts_and_later_keys_are_clamped_to_it(seed:
     torch.testing.assert_close(scores[..., -1], exact)
 
 
+@pytest.mark.parametrize("worst", [torch.inf, -torch.inf, torch.nan])
+def test_a_key_that_is_not_finite_ranks_as_the_largest_or_as_nothing_and_leaves_others_alone(
+    worst: float, seed: int
+) -> None:
+    step, method = step_of(), SparQ(r=D, k=6, reallocate=False, copy="int8")
+    before = state_of(method, step)
+    assert before is not None and before.scale is not None
+    # of its smallest component this key is not the peak
+    place = step.k[:, :, 7].abs().argmin(dim=-1, keepdim=True)
+    largest = torch.tensor(worst).sign().nan_to_num(0) * 127 * before.scale.gather(-1, place)
+    spoiled, tamed = step.k.clone(), step.k.clone()
+    spoiled[:, :, 7].scatter_(-1, place, worst)
+    tamed[:, :, 7].scatter_(-1, place, largest)
+    after = state_of(method, replace(step, k=spoiled))
+    assert after is not None and after.scale is not None and after.scale.equal(before.scale)
+    ours, right = (approximate(replace(step, k=k), D, "int8", before.scale) for k in (spoiled, tamed))
+    assert ours.equal(right)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("reallocate", [True, False])
 @pytest.mark.parametrize("copy", COPIES)
-def test_what_is_counted_is_what_the_formula_says(copy: str, reallocate: bool, seed: int) -> None:
+def test_what_is_counted_is_what_the_formula_says(copy: str, reallocate: bool, dtype: torch.dtype, seed: int) -> None:
     step, method = step_of(), SparQ(r=5, k=6, reallocate=reallocate, copy=copy)
+    step = replace(step, q=step.q.to(dtype), k=step.k.to(dtype), v=step.v.to(dtype))
     ours, _ = method.attend(step, state_of(method, step))
     for moved, cached in zip(ours.moved, (S - 5, S - 1), strict=True):
-        assert moved.eq(method.transfers(cached, Shape(2, 1, D))).all()
+        assert moved.eq(method.transfers(cached, Shape(2, 1, D, dtype.itemsize))).all()
 
 
-def test_what_is_counted_in_a_run_is_what_the_formula_says() -> None:
-    engine = Engine(tiny_model("mha"), Letters())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_counted_in_a_run_is_what_the_formula_says(dtype: torch.dtype) -> None:
+    engine = Engine(tiny_model("mha").to(dtype), Letters())
     [request] = tiny_requests([60], steps=2)
-    shape = shape_of(MODELS["mha"])
+    shape = shape_of(MODELS["mha"], dtype.itemsize)
     methods = [SparQ(r=3, k=16, reallocate=on, copy=copy) for on in (True, False) for copy in COPIES]
     for method, [answer] in zip(methods, engine.answer([request], methods), strict=True):
         assert answer.traffic.counted == answer.traffic.nominal == method.transfers(60, shape) * shape.heads * 3
 
 
-def test_a_copy_costs_what_is_read_and_written_of_it() -> None:
+@pytest.mark.parametrize("itemsize", [2, 4])
+def test_a_copy_costs_what_is_read_and_written_of_it(itemsize: int) -> None:
     S, r, k, D = 1000, 16, 64, 128
-    cost = {copy: SparQ(r, k, reallocate=False, copy=copy).transfers(S, Shape(8, 1, D)) for copy in COPIES}
+    shape = Shape(8, 1, D, itemsize)
+    cost = {copy: SparQ(r, k, reallocate=False, copy=copy).transfers(S, shape) for copy in COPIES}
     fixed = 2 * k * D + 2 * D
     assert cost == {
         "same": S * r + fixed + D,
-        "fp8": S * r / 2 + fixed + D / 2,
-        "int8": S * r / 2 + fixed + D / 2 + r,
+        "fp8": S * r / itemsize + fixed + D / itemsize,
+        "int8": S * r / itemsize + fixed + D / itemsize + r,
         "none": S * r + fixed,
     }
     assert cost["fp8"] < cost["int8"] < cost["none"] < cost["same"]
-    printed = {copy: SparQ(r, k, copy=copy).transfers_as_printed(S, Shape(8, 1, D)) for copy in COPIES}
+    printed = {copy: SparQ(r, k, copy=copy).transfers_as_printed(S, shape) for copy in COPIES}
     assert printed["fp8"] == printed["int8"] < printed["same"] == printed["none"]
 
 

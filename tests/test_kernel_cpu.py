@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparq_eval.kernels import cpu
-from sparq_eval.methods import SparQ
+from sparq_eval.kernels import cpu, find_kernel
+from sparq_eval.kernels.rows import bags_of_narrow
+from sparq_eval.methods import Shape, SparQ
 from sparq_eval.methods.method import Attended
 from sparq_eval.methods.sparq import Kept, approximate
 from sparq_eval.ops import Prompt, narrow
@@ -76,7 +77,8 @@ def check(method: SparQ, step: Step, state: Kept | None) -> None:
     assert ours.out.dtype == step.v.dtype
     assert away(ours.out, right.out) < CLOSE[step.q.dtype]
     assert ours.selected.equal(right.selected)
-    assert ours.moved.equal(right.moved)
+    # float64 is wider, and a copy of it narrower
+    assert ours.moved.equal(method.moved(step, right.selected))
     expected = method.attend(replace(step, columns=None), state)[1]
     assert (after is None) == (expected is None)
     for mine, its in zip(after or (), expected or (), strict=True):
@@ -226,6 +228,27 @@ def test_a_key_infinitely_far_away_is_as_good_as_hidden(seed: int) -> None:
     torch.testing.assert_close(ours.out, right.out)
 
 
+@pytest.mark.parametrize("copy", ["fp8", "int8"])
+def test_a_key_infinitely_far_away_spoils_no_narrow_copy(copy: str, seed: int) -> None:
+    step = make(2, 2, 1, 300, 16, copy="none")
+    near = step.k[0].norm(dim=-1).argmin(dim=-1)  # (H,): no peak is this key's
+    k, heads = step.k.clone(), torch.arange(2)
+    at = step.q[0, :, 0, 0].abs().argmax(dim=-1)
+    k[0, heads, near, at] = -torch.inf * step.q[0, heads, 0, 0, at].sign()
+    method = SparQ(r=D, k=16, local=0, reallocate=True, copy=copy)
+    scale = Prompt(step.q, k, step.v, step.visible, step.scale).key_peaks / 127 if copy == "int8" else None
+    check(method, replace(step, k=k, columns=Columns(narrow(k, copy, scale).mT.contiguous(), scale)), Kept(scale=scale))
+
+
+def test_every_number_of_fp8_and_none_is_read_as_torch_reads_it() -> None:
+    every = torch.arange(256).to(torch.uint8).view(torch.float8_e4m3fn)
+    rows, index = every.view(256, 1).repeat(1, 3), torch.arange(256)[:, None]
+    weights, visible = torch.ones(256, 1, 1), Visible(torch.ones(1, 1, dtype=torch.bool), 1)
+    ours = bags_of_narrow(rows, index, weights, visible)
+    torch.testing.assert_close(ours[:, 0], rows.float(), equal_nan=True, rtol=0, atol=0)
+    assert ours.isnan().any(dim=-1).sum() == 2
+
+
 @pytest.mark.parametrize("copy", ["same", "fp8"])
 @pytest.mark.parametrize("first", [0, 1, 700, 1024])
 @pytest.mark.parametrize("room", [1100, 2048, 1500, 3072])
@@ -282,3 +305,12 @@ def test_what_the_kernel_cannot_do_is_refused(seed: int) -> None:
     ):
         with pytest.raises(ValueError, match=words):
             cpu.attend(replace(method, r=3, k=5, local=1), wrong, None)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_more_components_than_a_head_has_are_refused_before_a_kernel_reads_them(device: str) -> None:
+    if device == "cuda":
+        pytest.importorskip("triton", reason="triton cannot be installed here")
+    find_kernel(SparQ(r=64, k=8), torch.device(device), Shape(2, 1, 64))
+    with pytest.raises(ValueError, match=r"^r=65: the kernel of SparQ reads at most the head size, 64$"):
+        find_kernel(SparQ(r=65, k=8), torch.device(device), Shape(2, 1, 64))

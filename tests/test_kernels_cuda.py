@@ -172,13 +172,14 @@ def test_a_query_of_zeros_gives_numbers(G: int, seed: int) -> None:
 
 
 @pytest.mark.parametrize("k", [20, 400])
-@pytest.mark.parametrize("softcap", [None, 3.0])
-def test_a_key_infinitely_far_away_weighs_nothing(softcap: float | None, k: int, seed: int) -> None:
+@pytest.mark.parametrize(("copy", "softcap"), [("same", None), ("same", 3.0), ("fp8", None), ("int8", None)])
+def test_a_key_infinitely_far_away_weighs_nothing(copy: str, softcap: float | None, k: int, seed: int) -> None:
     step = make(H=1, r=64, softcap=softcap)
     k_ = step.k.clone()
     k_[..., 3:260, 5] = -torch.inf * step.q[..., 0, 0, 5].sign()[..., None]
-    method = SparQ(r=64, k=k, local=0, reallocate=True)
-    check_sparq(method, replace(step, k=k_, columns=columns_of(k_, "same")), state_of(method, step))
+    method = SparQ(r=64, k=k, local=0, reallocate=True, copy=copy)
+    step = replace(step, k=k_, columns=columns_of(k_, copy))
+    check_sparq(method, step, state_of(method, step))
 
 
 @pytest.mark.parametrize("worst", [torch.inf, torch.nan])

@@ -211,6 +211,8 @@ def test_settings_without_a_kernel_are_refused(seed: int) -> None:
     for step in (make(G=2), make(sinks=True)):
         with pytest.raises(ValueError, match="a key/value head for every query head, and no sinks"):
             run(FlexGen(k=20), step)
+    with pytest.raises(ValueError, match="r=65: there are 64 components to read"):
+        run(SparQ(r=65, k=20), make())
 
 
 def test_every_kernel_names_the_copy_that_it_reads() -> None:

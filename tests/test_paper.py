@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from test_report import measure
 
 from sparq_eval.analyse.__main__ import check_used
-from sparq_eval.bench.__main__ import parser as bench_parser
+from sparq_eval.bench.options import parser as bench_parser
 from sparq_eval.errors import UserError
 from sparq_eval.evaluate.settings import read_settings
 from sparq_eval.overrides import CONFIGS, check_overrides

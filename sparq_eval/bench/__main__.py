@@ -5,35 +5,38 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import torch
 
 from sparq_eval.bench.attention import kernel_runner, measure, torch_runner
 from sparq_eval.bench.case import Case, Runner
-from sparq_eval.bench.decode import measure_decoding
+from sparq_eval.bench.decode import config_of, measure_decoding, sides_of
 from sparq_eval.bench.dense import dense_runners
+from sparq_eval.bench.options import DTYPES, cases_of, check, device_of, parser
 from sparq_eval.bench.record import Growing, begun
 from sparq_eval.errors import UserError
+from sparq_eval.hf.families import shape_of
 from sparq_eval.methods import H2O, Dense, FlexGen, LMInfinite, Method, SparQ
-from sparq_eval.methods.sparq import COPIES
 from sparq_eval.progress import fail, progress, say
 from sparq_eval.results.bench_rows import BenchRow
 
 PROGRAM = "sparq_eval.bench"
 Keep = Callable[[BenchRow], None]
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+Work = Callable[[Keep], None]
 
 
 def main() -> None:
     options = parser().parse_args()
-    device = torch.device(options.device)
-    dtype = DTYPES[options.dtype or ("float16" if device.type == "cuda" else "float32")]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
+        check(options)
+        device = device_of(options.device)
+        dtype = DTYPES[options.dtype or ("float16" if device.type == "cuda" else "float32")]
+        work = PREPARE[options.kind](options, device, dtype)
         with keeping(options, device, dtype) as record:
-            options.run(options, device, dtype, record.add)
+            work(record.add)
     except UserError as error:
         fail(error, PROGRAM)
     except ValueError as error:
@@ -63,55 +66,24 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), "")[:200]
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="python -m sparq_eval.bench", description=__doc__)
-    kinds = made.add_subparsers(dest="kind", required=True)
-    attention = kinds.add_parser("attention", help="one decode step of attention, every dense back end beside kernels")
-    attention.set_defaults(run=run_attention)
-    attention.add_argument("--batch", type=int, nargs="+", default=[1, 16, 64], help="B")
-    attention.add_argument("--length", type=int, nargs="+", default=[4096, 16384], help="S")
-    attention.add_argument("--cases", nargs="*", default=[], help="B:S instead of every batch with every length")
-    attention.add_argument("--heads", type=int, default=32, help="query heads")
-    attention.add_argument("--kv-heads", type=int, default=None, help="key/value heads (default: as many)")
-    attention.add_argument("--head-size", type=int, default=128, help="D")
-    attention.add_argument("--copies", nargs="+", choices=list(COPIES), default=["same"], help="what step 1 reads")
-    attention.add_argument("--others", action="store_true", help="kernels of the other methods too")
-    attention.add_argument("--flex", action="store_true", help="FlexAttention too, compiled for each case")
-    attention.add_argument("--no-torch", action="store_true", help="leave out methods as they are evaluated")
-    decode = kinds.add_parser("decode", help="a token of a whole model behind a full cache")
-    decode.set_defaults(run=run_decode)
-    decode.add_argument("--model", nargs="+", default=["llama-2-7b"], help="llama-2-7b, llama-3-8b, or one of the zoo")
-    decode.add_argument("--length", type=int, nargs="+", default=[4096, 16384], help="S")
-    decode.add_argument("--batch", type=int, default=1, help="B")
-    decode.add_argument("--copies", nargs="+", choices=list(COPIES), default=["same"], help="what step 1 reads")
-    decode.add_argument(
-        "--k-share", type=int, default=None, help="k = S // this instead of --k, r = D // 8, as in the paper"
-    )
-    for one in (attention, decode):
-        one.add_argument("--r", type=int, nargs="+", default=[32])
-        one.add_argument("--k", type=int, nargs="+", default=[128])
-        one.add_argument("--dtype", choices=list(DTYPES), default=None)
-        one.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-        one.add_argument("--out", type=Path, default=Path("results/bench"))
-    return made
-
-
-def run_attention(options: argparse.Namespace, device: torch.device, dtype: torch.dtype, keep: Keep) -> None:
+def prepare_attention(options: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> Work:
+    """What is to be done. ValueError, before anything is allocated, where a case cannot have a method."""
     H = options.kv_heads or options.heads
-    if options.heads % H:
-        raise UserError(f"kv-heads={H}: a divisor of heads={options.heads}")
-    pairs = [tuple(map(int, case.split(":"))) for case in options.cases]
-    pairs = pairs or [(B, S) for B in options.batch for S in options.length]
-    cases = [Case(B, H, options.heads // H, options.head_size, S, dtype, device) for B, S in pairs]
+    G, D = options.heads // H, options.head_size
+    cases = [Case(B, H, G, D, S, dtype, device) for B, S in cases_of(options)]
     choose = partial(runners_of, options)
-    with progress("attention", sum(len(choose(case)) for case in cases), "rows") as advance:
-        measure(cases, choose, partial(take, keep, {}), advance)
+    total = sum(len(choose(case)) for case in cases)
+
+    def work(keep: Keep) -> None:
+        with progress("attention", total, "rows") as advance:
+            measure(cases, choose, partial(take, keep, {}), advance)
+
+    return work
 
 
 def runners_of(options: argparse.Namespace, case: Case) -> list[Runner]:
     found = dense_runners(case, flex=options.flex)
-    reallocate = case.G == 1
-    settings = [SparQ(r=r, k=k, reallocate=reallocate) for r in options.r for k in options.k]
+    settings = [SparQ(r=r, k=k).resolve(case.shape) for r in options.r for k in options.k]
     if not options.no_torch:
         found += [torch_runner(method) for method in settings[:1]]
     others: list[Method] = [Dense()]
@@ -122,22 +94,32 @@ def runners_of(options: argparse.Namespace, case: Case) -> list[Runner]:
     elif options.others:
         # dense is there already
         found += [torch_runner(method) for method in others[1:]]
-    for method in settings:
-        for copy in options.copies:
-            found.append(kernel_runner(SparQ(r=method.r, k=method.k, reallocate=reallocate, copy=copy), case))
-    return found
+    return found + [kernel_runner(replace(method, copy=copy), case) for method in settings for copy in options.copies]
 
 
-def run_decode(options: argparse.Namespace, device: torch.device, dtype: torch.dtype, keep: Keep) -> None:
+def prepare_decode(options: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> Work:
+    """What is to be done. UserError or ValueError, before anything is allocated, where a model cannot have a method."""
+
     def methods(S: int) -> Sequence[Method]:
         if options.k_share:
             return [SparQ(r=0.125, k=max(1, S // options.k_share), copy=copy) for copy in options.copies]
         return [SparQ(r=r, k=k, copy=copy) for r in options.r for k in options.k for copy in options.copies]
 
-    with progress("decode", len(options.model) * len(options.length), "lengths") as advance:
-        for name in options.model:
-            told = partial(take, keep, {})
-            measure_decoding(name, options.length, methods, dtype, device, options.batch, told, advance)
+    for name in options.model:
+        shape = shape_of(config_of(name, max(options.length)), dtype.itemsize)
+        for S in options.length:
+            sides_of(methods(S), device, shape)
+
+    def work(keep: Keep) -> None:
+        with progress("decode", len(options.model) * len(options.length), "lengths") as advance:
+            for name in options.model:
+                told = partial(take, keep, {})
+                measure_decoding(name, options.length, methods, dtype, device, options.batch, told, advance)
+
+    return work
+
+
+PREPARE = {"attention": prepare_attention, "decode": prepare_decode}
 
 
 def take(keep: Keep, best: dict[tuple, float], row: BenchRow) -> None:

@@ -1,31 +1,27 @@
 """One decode step of attention: every dense back end that is there beside the methods and their kernels, case by case.
 
-A case is a batch and its sizes. What is timed must first be right: each implementation's result, with memory poisoned
-that it did not write, is compared with the method in float64 on inputs drawn for this case; one that fails is not
-timed.
+A case is a batch and its sizes. What is timed must first be right (see `gate`); what is wrong is not timed.
 """
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from math import isfinite
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sparq_eval.bench.case import SPREAD, Case, Runner, steps_of
+from sparq_eval.bench.case import Case, Runner
+from sparq_eval.bench.gate import compare, is_rough, prompt_of
+from sparq_eval.bench.sets import Sets
 from sparq_eval.bench.timing import time_calls
 from sparq_eval.kernels import find_kernel
 from sparq_eval.methods import H2O, Dense, FlexGen, LMInfinite, Method, SparQ
 from sparq_eval.methods.kernel import Kernel
 from sparq_eval.methods.sparq import Kept
-from sparq_eval.ops import Prompt
 from sparq_eval.progress import Advance
 from sparq_eval.results.bench_rows import AttentionRow
-from sparq_eval.step import Step, Visible
-
-TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
+from sparq_eval.step import Step
 
 
 def measure(
@@ -38,12 +34,9 @@ def measure(
     for case in cases:
         runners = choose(case)
         copies = {runner.copy for runner in runners if runner.copy}
-        try:
-            sets = [steps_of(case, copies) for _ in range(max(1, min(8, SPREAD // case.cache_bytes)))]
-        except torch.OutOfMemoryError:
-            sets = []
+        sets = Sets(case, copies)
         for runner in runners:
-            tell(time_one(case, runner, sets))
+            tell(time_one(case, runner, sets.enough(bytes_of(case, runner.method))))
             advance(1)
         del sets
         gc.collect()
@@ -53,7 +46,6 @@ def measure(
 
 def time_one(case: Case, runner: Runner, sets: Sequence[dict[str | None, Step]]) -> AttentionRow:
     method, D = runner.method, case.D
-    moved = method.transfers(case.S - 1, case.shape) * case.B * case.H * case.dtype.itemsize
     r, k = getattr(method, "r", None), getattr(method, "k", None)
     read = r if r is not None else (D if not isinstance(method, LMInfinite | H2O) else 0)
     chosen = min(k, case.S) if k is not None else case.S
@@ -62,15 +54,15 @@ def time_one(case: Case, runner: Runner, sets: Sequence[dict[str | None, Step]])
         implementation=runner.name, method=name_of(method), backend=runner.backend,
         B=case.B, H=case.H, G=case.G, D=D, S=case.S, r=r, k=k, copy=getattr(method, "copy", None),
         reallocate=getattr(method, "reallocate", None), dtype=str(case.dtype).removeprefix("torch."),
-        bytes=float(moved), flops=flops,
+        bytes=bytes_of(case, method), flops=flops,
     )  # fmt: skip
     if not sets:
         return AttentionRow(**row | {"note": "out of memory"})
     try:
-        error = error_of(case, runner, sets)
-        row["error"] = error
-        if not error <= tolerance(case, runner):
-            return AttentionRow(**row | {"note": f"wrong: differs from float64 by {error:.2g}"})
+        error, wrong = error_of(runner, sets[0][runner.copy])
+        row["error"] = error if isfinite(error) else None
+        if wrong:
+            return AttentionRow(**row | {"note": wrong})
         steps = [each[runner.copy] for each in sets]
         started = [(step, runner.start(step)) for step in steps]
         calls = [lambda step=step, state=state: runner.call(step, state) for step, state in started]
@@ -83,76 +75,25 @@ def time_one(case: Case, runner: Runner, sets: Sequence[dict[str | None, Step]])
     return AttentionRow(**row, seconds=timed.seconds, low=timed.low, high=timed.high, repeats=timed.repeats)
 
 
-def tolerance(case: Case, runner: Runner) -> float:
-    """torch's own SparQ rounds its scores to the dtype, so that it may choose other positions than float64 does."""
-    rough = 10 if runner.backend == "torch" and case.dtype != torch.float32 else 1
-    return TOLERANCE[case.dtype] * rough
+def bytes_of(case: Case, method: Method) -> float:
+    """The least that a step must move."""
+    return method.transfers(case.S - 1, case.shape) * case.B * case.H * case.dtype.itemsize
 
 
 def name_of(method: Method) -> str:
     return {Dense: "dense", SparQ: "sparq", H2O: "h2o", LMInfinite: "lm_infinite", FlexGen: "flexgen"}[type(method)]
 
 
-def error_of(case: Case, runner: Runner, sets: Sequence[dict[str | None, Step]]) -> float:
-    """Norm of the difference to the method in float64, over its norm, on a query drawn for it, in poisoned memory."""
-    base = sets[0][runner.copy]
-    r = getattr(runner.method, "r", None)
-    step = replace(base, q=untied(case, r) if r is not None and r < case.D else torch.randn_like(base.q))
-    with poisoned():
-        out = runner.call(step, runner.start(step)).double()
-    ours = torch.zeros((), dtype=torch.float64, device=case.device)
-    norm = ours.clone()
-    for b in range(case.B):
-        reference = in_float64(runner.method, step, b)
-        ours += (out[b : b + 1] - reference).square().sum()
-        norm += reference.square().sum()
-    error = (ours / norm).sqrt().item()
-    return error if error == error else float("inf")
+def error_of(runner: Runner, step: Step) -> tuple[float, str]:
+    """How far a runner is from its method, and what is wrong with that; "" for nothing."""
 
+    def call(other: Step) -> Tensor:
+        return runner.call(other, runner.start(other))
 
-def in_float64(method: Method, step: Step, b: int) -> Tensor:
-    """The method's result for one example, in float64."""
-    q, k, v = (x[b : b + 1].double() for x in (step.q, step.k, step.v))
-    exact = Step(q, k, v, Visible(step.visible.valid[b : b + 1], 1), step.scale)
-    state: Any = None
-    if isinstance(method, SparQ):
-        scale = None if step.columns is None or step.columns.scale is None else step.columns.scale[b : b + 1]
-        state = Kept(None, scale)
-    elif isinstance(method, H2O):
-        state = method.prefill(prompt_of(exact))
-    return method.attend(exact, state)[0].out
-
-
-def prompt_of(step: Step) -> Prompt:
-    """What came before the step's token, with scores for heavy hitters that are the same in every dtype."""
-    visible = Visible(step.visible.valid[:, :-1], 1)
-    prompt = Prompt(step.q, step.k[:, :, :-1], step.v[:, :, :-1], visible, step.scale)
-    # sums of values do for chance: they are the same for an example alone
-    prompt.__dict__["column_sums"] = prompt.v.sum(dim=-1, dtype=torch.float64).sigmoid().float()
-    return prompt
-
-
-def untied(case: Case, r: int) -> Tensor:
-    """A query whose r-th and r+1-th largest components differ, over each group: which is taken is not left open."""
-    q = torch.randn(case.B, case.H, case.G, 1, case.D, device=case.device, dtype=case.dtype)
-    for _ in range(20):
-        size = q.float().abs().sum(dim=2).sort(dim=-1, descending=True).values[..., 0, :]  # (B, H, D)
-        tied = size[..., r - 1] - size[..., r] < 1e-5 * size[..., r]
-        if not tied.any():
-            break
-        q = torch.where(tied[:, :, None, None, None], torch.randn_like(q), q)
-    return q
-
-
-@contextmanager
-def poisoned() -> Iterator[None]:
-    """Memory that is taken and not written holds not-a-number."""
-    was = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(was)
+    dtype = step.k.dtype
+    rough = is_rough(runner.method, dtype, in_triton=step.k.is_cuda and runner.backend == "kernel")
+    away = compare(runner.method, step, call, rough)
+    return away.whole, away.wrong(dtype, rough)
 
 
 def torch_runner(method: Method) -> Runner:

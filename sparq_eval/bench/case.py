@@ -11,8 +11,6 @@ from sparq_eval.methods import Method, Shape
 from sparq_eval.ops import second_copy
 from sparq_eval.step import Step, Visible
 
-SPREAD = 2**29  # bytes of caches that calls go round, many times what a processor's own cache holds
-
 
 @dataclass(frozen=True)
 class Case:
@@ -27,12 +25,8 @@ class Case:
     device: torch.device
 
     @property
-    def cache_bytes(self) -> int:
-        return 2 * self.B * self.H * self.S * self.D * self.dtype.itemsize
-
-    @property
     def shape(self) -> Shape:
-        return Shape(self.H, self.G, self.D)
+        return Shape(self.H, self.G, self.D, self.dtype.itemsize)
 
 
 @dataclass(frozen=True)

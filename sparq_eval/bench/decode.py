@@ -2,26 +2,28 @@
 
 Weights and caches are random where a published shape is asked for: only their sizes matter for time. Each sample
 decodes the token at the last position of the cache again; on a CUDA device the step is recorded as a graph, on both
-sides.
+sides. Before that each layer's attention is held to its method (see `gate`); what is wrong is not timed.
 """
 
 import gc
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, final
 
 import torch
 import yaml
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AutoModelForCausalLM, LlamaConfig
+from torch.utils._pytree import tree_map_only
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig
 
 from sparq_eval.bench.attention import name_of
 from sparq_eval.bench.dense import BACKENDS
+from sparq_eval.bench.gate import compare, is_rough
 from sparq_eval.bench.timing import time_calls
 from sparq_eval.errors import UserError
 from sparq_eval.hf.cache import Cache
-from sparq_eval.hf.checkpoint import open_checkpoint
+from sparq_eval.hf.checkpoint import Checkpoint, open_checkpoint
 from sparq_eval.hf.engine import Engine
 from sparq_eval.hf.families import layer_windows, shape_of
 from sparq_eval.hf.phases import Decode
@@ -52,16 +54,24 @@ LLAMA: dict[str, dict[str, int]] = {
 @final
 @dataclass
 class Sdpa(Kernel):
-    """Dense attention by one of torch's back ends. The cache is full, so that no mask is needed."""
+    """Dense attention by one of torch's back ends. The cache is full, so that no mask is needed: a window is its end.
+
+    ValueError where logits are capped or have sinks, which it does not know.
+    """
 
     method: Dense
     backend: str
 
     def attend(self, step: Step, state: State) -> tuple[Attended, State]:
         B, H, G, _, D = step.q.shape
+        if step.softcap is not None or step.sinks is not None:
+            what = "sinks" if step.softcap is None else "capped logits"
+            raise ValueError(f"torch's scaled_dot_product_attention has no {what}, and this model has")
+        S, window = step.k.shape[2], step.visible.window
+        k, v = (x[:, :, max(0, S - (window or S)) :] for x in (step.k, step.v))
         with torch.nn.attention.sdpa_kernel(BACKENDS[self.backend]):
             q = step.q.flatten(1, 2)
-            out = scaled_dot_product_attention(q, step.k, step.v, scale=step.scale, enable_gqa=G > 1)
+            out = scaled_dot_product_attention(q, k, v, scale=step.scale, enable_gqa=G > 1)
         return attended(step, out.view(B, H, G, 1, D)), state
 
 
@@ -74,6 +84,31 @@ class Nothing(Kernel):
 
     def attend(self, step: Step, state: State) -> tuple[Attended, State]:
         return attended(step, step.q), state
+
+
+@final
+@dataclass
+class Judged(Kernel):
+    """Attends as `act` does, and holds it to the method at every layer. wrong: what is wrong, for each where it is."""
+
+    method: Method
+    act: Kernel | Method
+    wrong: list[str] = field(default_factory=list)
+
+    @property
+    def copy(self) -> str | None:
+        return self.act.copy if isinstance(self.act, Kernel) else None
+
+    def attend(self, step: Step, state: State) -> tuple[Attended, State]:
+        def call(other: Step) -> Tensor:
+            # some kernels change their state in place
+            return self.act.attend(other, tree_map_only(Tensor, torch.clone, state))[0].out
+
+        dtype = step.k.dtype
+        rough = is_rough(self.method, dtype, in_triton=step.k.is_cuda and isinstance(self.act, Kernel))
+        if wrong := compare(self.method, step, call, rough).wrong(dtype, rough):
+            self.wrong.append(wrong)
+        return self.act.attend(step, state)
 
 
 def attended(step: Step, out: Tensor) -> Attended:
@@ -114,14 +149,24 @@ def triton_dense(device: torch.device, shape: Shape) -> Side:
 def open_model(name: str, dtype: torch.dtype, device: torch.device, longest: int) -> Any:
     """A model of random weights in a published shape, or one of the zoo's small real ones."""
     if name in LLAMA:
-        config = LlamaConfig(**LLAMA[name], max_position_embeddings=longest, rope_theta=500000.0)
         with device:
+            config = config_of(name, longest)
             return AutoModelForCausalLM.from_config(config, attn_implementation=NAME, dtype=dtype).eval()
+    return from_zoo(name).load(str(dtype).removeprefix("torch."), str(device))
+
+
+def config_of(name: str, longest: int) -> PreTrainedConfig:
+    """Its config, for which no weights are read. UserError where there is no such model."""
+    if name in LLAMA:
+        return LlamaConfig(**LLAMA[name], max_position_embeddings=longest, rope_theta=500000.0)
+    return from_zoo(name).config
+
+
+def from_zoo(name: str) -> Checkpoint:
     path = CONFIGS / "model" / f"{name}.yaml"
     if not path.exists():
-        raise UserError(f"model={name}: {', '.join(LLAMA)} (random weights), or a model of configs/model")
-    checkpoint = open_checkpoint(**yaml.safe_load(path.read_text(encoding="utf-8")))
-    return checkpoint.load(str(dtype).removeprefix("torch."), str(device))
+        raise UserError(f"--model {name}: must be {', '.join(LLAMA)} (random weights), or a model of configs/model")
+    return open_checkpoint(**yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 @torch.inference_mode()
@@ -153,22 +198,17 @@ def measure_decoding(
 
 def time_side(engine: Engine, name: str, side: Side, S: int, B: int, rest: float | None) -> DecodeRow:
     """rest: seconds of a token without attention."""
-    config = engine.model.config.get_text_config()
-    shape, layers, itemsize = shape_of(config), engine.layers, engine.model.dtype.itemsize
-    moved = sum(
-        side.method.transfers(min(S - 1, window or S), shape) * shape.heads * itemsize * B
-        for window in layer_windows(config)
-    )
+    moved = cache_bytes(engine, side.method, S) * B
     facts: dict[str, Any] = dict(
         model=name, method=name_of(side.method), implementation=side.name, B=B, S=S,
         r=getattr(side.method, "r", None), k=getattr(side.method, "k", None), copy=getattr(side.method, "copy", None),
         dtype=str(engine.model.dtype).removeprefix("torch."), weight_bytes=float(weight_bytes(engine.model)),
-        cache_bytes=float(moved),
+        cache_bytes=moved,
     )  # fmt: skip
     device = engine.device
     try:
         cache = full_cache(engine, side, S, B)
-        tally = Tally.zero(B, layers, device)
+        tally = Tally.zero(B, engine.layers, device)
         rows = [torch.arange(B, device=device)]
         ids = torch.ones(B, 1, dtype=torch.long, device=device)
         at = torch.full((B, 1), S - 1, device=device)
@@ -179,6 +219,13 @@ def time_side(engine: Engine, name: str, side: Side, S: int, B: int, rest: float
             # nothing is counted here
             tally.waiting.clear()
 
+        if not isinstance(side.kernel, Nothing):
+            judged = Judged(side.method, side.kernel or side.method)
+            cache.kernels = [judged]
+            step()
+            if judged.wrong:
+                return DecodeRow(**facts, note=judged.wrong[0])
+            cache.kernels = [side.kernel]
         timed = time_calls([step], device, budget=0.6 if device.type == "cuda" else 5.0, most=100)
     except torch.OutOfMemoryError:
         return DecodeRow(**facts, note="out of memory")
@@ -193,6 +240,15 @@ def time_side(engine: Engine, name: str, side: Side, S: int, B: int, rest: float
     return DecodeRow(
         **facts, seconds=timed.seconds, low=timed.low, high=timed.high, repeats=timed.repeats, attention_seconds=own
     )
+
+
+def cache_bytes(engine: Engine, method: Method, S: int) -> float:
+    """What a method must move of the caches of a sequence in a step; a layer with a window caches no more than that."""
+    config, itemsize = engine.model.config.get_text_config(), engine.model.dtype.itemsize
+    shape = shape_of(config, itemsize)
+    # the query's own position is one of those that it sees
+    cached = [min(S, window or S) - 1 for window in layer_windows(config)]
+    return float(sum(method.transfers(n, shape) for n in cached) * shape.heads * itemsize)
 
 
 def full_cache(engine: Engine, side: Side, S: int, B: int) -> Cache:

@@ -87,10 +87,11 @@ def now() -> str:
 
 
 def versions() -> dict[str, str]:
+    """Of the packages beside torch that may have been timed, as far as they are installed."""
     found = {}
-    for name in ("triton", "transformers"):
+    for name in ("triton", "transformers", "flashinfer-python"):
         try:
-            found[name] = version(name)
+            found[name.removesuffix("-python")] = version(name)
         except PackageNotFoundError:
             continue
     return found

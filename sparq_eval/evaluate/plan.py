@@ -138,7 +138,8 @@ def plan(
             f"prompt=context: task={task.name} has no question to be generated from behind a context; use prompt=whole"
         )
     note_prefilled(f"task={task.name}", requests)
-    shape, windows = shape_of(checkpoint.config), layer_windows(checkpoint.config)
+    itemsize = torch_dtype(settings.dtype, str(device), checkpoint.config).itemsize
+    shape, windows = shape_of(checkpoint.config, itemsize), layer_windows(checkpoint.config)
     solved = [solve(template, requests, shape, windows, settings.accounting) for template in settings.templates]
     for compression in dict.fromkeys(one.compression for one in solved):
         found = ", ".join(str(one.setting) for one in solved if one.compression == compression)

@@ -5,7 +5,7 @@ just before the setting attends, so that every method sees one plain run of keys
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map_only
 
 from sparq_eval.methods import Method, State
 from sparq_eval.methods.kernel import Kernel
-from sparq_eval.ops import ROUND, Prompt, second_copy, shift
+from sparq_eval.ops import ROUND, Prompt, fill, second_copy, shift
 from sparq_eval.step import Columns, Visible
 
 
@@ -28,6 +28,7 @@ class Layer:
     """One layer's buffer, its tails by setting, and what each setting's method remembers.
 
     early: what methods that start from the context alone remember of it. columns: second copies of the keys, by kind.
+    early_scales: of the copies that are scaled, by kind, as the context alone has them.
     """
 
     k: Float[Tensor, "B H C D"]
@@ -37,6 +38,7 @@ class Layer:
     states: list[State]
     early: list[State] = field(default_factory=list)
     columns: dict[str, Columns] = field(default_factory=dict)
+    early_scales: dict[str, Float[Tensor, "B H D"]] = field(default_factory=dict)
 
     def keep(self, examples: Int[Tensor, "B"]) -> None:
         """Drop all other examples."""
@@ -91,10 +93,18 @@ class Cache:
 
     def make_columns(self, prompt: Prompt) -> dict[str, Columns]:
         """The second copies of the prompt's keys that kernels read, with room behind them."""
+        scales = self.scales(prompt)
+        return {copy: second_copy(prompt.k, copy, scales.get(copy), self.room) for copy in self.copies}
+
+    def scales(self, prompt: Prompt) -> dict[str, Float[Tensor, "B H D"]]:
+        """What the values of the copies that are scaled are multiplied by, as this prompt has it."""
+        return {"int8": prompt.key_peaks / 127} if "int8" in self.copies else {}
+
+    @property
+    def copies(self) -> list[str]:
+        """The kinds of second copy that kernels read."""
         kernels = [*self.kernels, *self.context_kernels]
-        copies = sorted({kernel.copy for kernel in kernels if kernel and kernel.copy})
-        scales = {"int8": prompt.key_peaks / 127} if "int8" in copies else {}
-        return {copy: second_copy(prompt.k, copy, scales.get(copy), self.room) for copy in copies}
+        return sorted({kernel.copy for kernel in kernels if kernel and kernel.copy})
 
     def make_tails(self, buffer: Float[Tensor, "B H C D"]) -> tuple[list[Tensor], list[Tensor]]:
         number = len(self.methods) if self.tails and len(self.methods) > 1 else 0
@@ -123,10 +133,10 @@ class Cache:
             for buffer in (layer.k, layer.v):
                 buffer[:, :, :P] = shift(buffer[:, :, :P], self.question.to(buffer.device), 2)
                 buffer[:, :, P:] = 0
-            for own in layer.columns.values():
-                # torch gathers float8 as bytes only
-                values = own.values.view(torch.uint8) if own.values.itemsize == 1 else own.values
-                values[..., :P] = shift(values[..., :P], self.question.to(values.device), 3)
+            for copy, own in layer.columns.items():
+                # made anew: the prompt's scale knows the question, which these methods have not read
+                layer.columns[copy] = own = replace(own, scale=layer.early_scales.get(copy))
+                fill(own.values, layer.k[:, :, :P], copy, own.scale)
             layer.tails_k, layer.tails_v = self.make_tails(layer.k)
             layer.states, layer.early = layer.early, []
 

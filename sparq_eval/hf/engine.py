@@ -219,7 +219,8 @@ class Engine:
 
     def traffic(self, request: Request, method: Method, tally: Tally, b: int, steps: int) -> Traffic:
         config = self.model.config.get_text_config()
-        S, form = cached(request, steps, self.accounting), (shape_of(config), layer_windows(config), self.accounting)
+        S, shape = cached(request, steps, self.accounting), shape_of(config, self.model.dtype.itemsize)
+        form = shape, layer_windows(config), self.accounting
         moved, dense = (x[b].item() / steps if steps else math.nan for x in (tally.moved, tally.dense))
         return Traffic(
             nominal=nominal(method, S, *form),

@@ -41,12 +41,12 @@ def layer_windows(config: PreTrainedConfig) -> list[int | None]:
     return [window if kind == "sliding_attention" else None for kind in types]
 
 
-def shape_of(config: PreTrainedConfig) -> Shape:
-    """Heads, group and head size, from a config whose names differ between families."""
+def shape_of(config: PreTrainedConfig, itemsize: int = 2) -> Shape:
+    """Heads, group and head size, from a config whose names differ between families. itemsize: of the cache."""
     queries = config.num_attention_heads
     heads = 1 if getattr(config, "multi_query", False) else getattr(config, "num_key_value_heads", None) or queries
     size = getattr(config, "head_dim", None) or config.hidden_size // queries
-    return Shape(heads=heads, groups=queries // heads, head_size=size)
+    return Shape(heads=heads, groups=queries // heads, head_size=size, itemsize=itemsize)
 
 
 def context_length(config: PreTrainedConfig) -> int:

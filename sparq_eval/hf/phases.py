@@ -54,6 +54,7 @@ class Prefill:
         if cache.question is not None:
             context = step.begin(cache.question.to(device))
             layer.early = self.begin(context, cache.context_methods, cache.context_kernels)
+            layer.early_scales = cache.scales(context)
         return attend_densely(step)
 
     def begin(self, step: Prompt, methods: Sequence[Method], kernels: Sequence[Kernel | None]) -> list[State]:

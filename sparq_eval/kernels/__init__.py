@@ -22,6 +22,8 @@ def find_kernel(method: Method, device: torch.device, shape: Shape) -> Kernel:
         raise ValueError(f"there is no kernel of {name} on {device.type}")
     if isinstance(method, FlexGen) and shape.groups > 1:
         raise ValueError(f"the kernel of {name} needs a key/value head for every query head")
+    if isinstance(method, SparQ) and method.r > shape.head_size:
+        raise ValueError(f"r={method.r}: the kernel of {name} reads at most the head size, {shape.head_size}")
     if isinstance(method, SparQ) and method.ablation:
         raise ValueError(f"the kernel ranks as SparQ does, not with {method.ablation}")
     if isinstance(method, SparQ) and device.type == "cuda":

@@ -32,7 +32,7 @@ def attend(method: SparQ, step: Step, state: Kept | None) -> tuple[Attended, Kep
     """As `SparQ.attend`, for one query. Raises ValueError for more, and without the second copy of the keys."""
     columns = check(method, step)
     step = visible_part(step)
-    B, H, S, D = step.k.shape
+    B, H, S, _ = step.k.shape
     mask, N = hidden(step.visible), min(whole(method.k) + 1, S)
     covered = None
     if N == S:
@@ -59,7 +59,7 @@ def attend(method: SparQ, step: Step, state: Kept | None) -> tuple[Attended, Kep
     if mask is not None:
         # an example that sees nothing has nothing to weigh
         out = out.masked_fill((step.visible.count == 0)[:, None, None, :, None], 0)
-    return Attended(out, selected, method.moved(count_of(step), selected, D)), state.after(step)
+    return Attended(out, selected, method.moved(step, selected)), state.after(step)
 
 
 def check(method: SparQ, step: Step) -> Columns | None:

@@ -77,9 +77,8 @@ class SparQKernel(TritonKernel):
 
 
 def counts(method: SparQ, step: Step) -> tuple[Tensor, Tensor]:
-    count = count_of(step)
-    selected = count.clamp(max=whole(method.k) + 1)
-    return selected, method.moved(count, selected, step.head_size)
+    selected = count_of(step).clamp(max=whole(method.k) + 1)
+    return selected, method.moved(step, selected)
 
 
 @final

@@ -55,9 +55,11 @@ def rank(
     """Score positions first..stop-1 of each example, and name all that may be among the k best.
 
     Scores are float32 sums of products, over a group of query heads the sum of their logits. Of equal scores any may be
-    chosen. Behind `stop` a copy may hold anything.
+    chosen. Behind `stop` a copy may hold anything. ValueError where r is larger than D.
     """
     B, H, G, D = q.shape
+    if how.r > D:
+        raise ValueError(f"r={how.r}: there are {D} components to read")
     row_major = isinstance(keys, Tensor)
     values, scale = (keys.mT, None) if isinstance(keys, Tensor) else (keys.values, keys.scale)
     S = values.shape[-1]

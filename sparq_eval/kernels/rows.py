@@ -12,6 +12,7 @@ from torch import Tensor
 from sparq_eval.step import Visible
 
 BLOCK = 2**20  # narrow elements that are made wide at once: few enough for a cache, many for each call
+NO_NUMBER = 0x7F  # in float8 e4m3, beside its sign
 
 
 def scratch(visible: Visible, name: str, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -81,6 +82,9 @@ def bags_of_narrow(
             # torch converts float8 one by one; shifted by 7, without the second copy of its sign, it is a float16
             bits = shifted[:n].copy_(chosen[:n]).bitwise_left_shift_(7).bitwise_and_(~0x4000)
             wide[:n].copy_(bits.view(torch.float16))
+            # but for what is no number; looked for in all first, as marking it costs more than all the rest
+            if (chosen[:n] & NO_NUMBER).max() == NO_NUMBER:
+                wide[:n].masked_fill_(chosen[:n] & NO_NUMBER == NO_NUMBER, torch.nan)
         sums.append(torch.bmm(w, wide[:n].unflatten(0, (-1, R))))
     # that float16 is 256 times smaller
     return torch.cat(sums) if int8 else torch.cat(sums).mul_(256)

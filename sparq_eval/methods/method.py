@@ -21,19 +21,23 @@ EVERYTHING = 2**30  # more positions than any cache has
 
 @dataclass(frozen=True)
 class Shape:
-    """A layer's attention: H key/value heads, G query heads for each of them, head size D."""
+    """A layer's attention: H key/value heads, G query heads for each of them, head size D.
+
+    itemsize: bytes of an element of its cache, by which a copy of fewer bytes is known to be narrow.
+    """
 
     heads: int
     groups: int
     head_size: int
+    itemsize: int = 2
 
 
 @dataclass(frozen=True)
 class Attended:
     """What a method returns for a step.
 
-    selected: positions attended, the query's own among them. moved: elements read from and written to the cache; one of
-    half the width counts as half an element.
+    selected: positions attended, the query's own among them. moved: elements read from and written to the cache; a
+    narrower one counts as the part of an element that its bytes are.
     """
 
     out: Float[Tensor, "B H G T D"]

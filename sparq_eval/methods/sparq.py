@@ -42,7 +42,7 @@ class SparQ(Method):
     approximate `logits`, as in the published code, or the `weights` these make, as in the paper's Appendix B.
 
     copy: what step 1 reads: `same`, a second copy of the keys; `fp8` (e4m3) or `int8` (scaled by the largest of each
-    component in the prompt), a second copy of half a 16-bit key's width; `none`, the keys themselves (slower, the same
+    component in the prompt), a second copy of one byte an element; `none`, the keys themselves (slower, the same
     numbers).
 
     For ablations (Figure 7), in torch alone. temperature: what divides the approximate logits, by which they tell how
@@ -109,7 +109,7 @@ class SparQ(Method):
             covered = softmax(scores).gather(-1, spread).sum(dim=-1, keepdim=True)  # alpha: (B, H, G, T, 1)
             mean = value_mean(step, state.value_sum)[:, :, None]
             out = (covered * out + (1 - covered) * mean).to(step.v.dtype)
-        return Attended(out, selected, self.moved(count_of(step), selected, step.head_size)), state.after(step)
+        return Attended(out, selected, self.moved(step, selected)), state.after(step)
 
     def scores(self, step: Step, scale: Float[Tensor, "B H D"] | None = None) -> Float[Tensor, "B H G T S"]:
         """The logits that rank, -inf where a query may not look. scale: of an int8 copy."""
@@ -119,20 +119,21 @@ class SparQ(Method):
             return project(step, whole(self.r))
         return approximate(step, whole(self.r), self.copy, scale, self.temperature)
 
-    def moved(self, count: Int[Tensor, "*n"], selected: Int[Tensor, "*n"], D: int) -> Num[Tensor, "*n"]:
+    def moved(self, step: Step, selected: Int[Tensor, "B H T"]) -> Num[Tensor, "B H T"]:
         """Elements: components of each cached key, chosen keys and values, what is written, the mean value."""
-        return (count - 1) * self.read + (selected - 1) * 2 * D + self.fixed(D)
+        D, itemsize = step.head_size, step.k.itemsize
+        return (count_of(step) - 1) * self.read(itemsize) + (selected - 1) * 2 * D + self.fixed(D, itemsize)
 
-    @property
-    def read(self) -> float:
-        """Elements that step 1 reads of a cached key."""
-        return 0 if self.score == "oracle" else self.r * COPIES[self.copy].read
+    def read(self, itemsize: int) -> float:
+        """Elements, of so many bytes, that step 1 reads of a cached key."""
+        return 0 if self.score == "oracle" else self.r * COPIES[self.copy].width(itemsize)
 
-    def fixed(self, D: int) -> float:
+    def fixed(self, D: int, itemsize: int) -> float:
         """Elements that do not depend on how much is cached: key, value, second key, the scales, the mean value."""
         # an oracle reads no copy, so none is written
         copy = COPIES["none" if self.score == "oracle" else self.copy]
-        return (2 + copy.written + (2 if self.reallocate else 0)) * D + (self.r if copy.scaled else 0)
+        second = copy.width(itemsize) if copy.written else 0
+        return (2 + second + (2 if self.reallocate else 0)) * D + (self.r if copy.scaled else 0)
 
     def rank(self, scores: Float[Tensor, "B H G T S"]) -> Float[Tensor, "B H T S"]:
         # where a head has no group, its weights rank as its logits do, and logits do not vanish
@@ -143,12 +144,12 @@ class SparQ(Method):
 
     def transfers(self, S: float, shape: Shape) -> float:
         D = shape.head_size
-        return S * self.read + 2 * self.k * D + self.fixed(D)
+        return S * self.read(shape.itemsize) + 2 * self.k * D + self.fixed(D, shape.itemsize)
 
     def transfers_as_printed(self, S: float, shape: Shape) -> float:
         """Appendix G: one formula, whether the missing weight is reallocated or not."""
         D = shape.head_size
-        return S * self.read + 2 * self.k * D + 4 * D
+        return S * self.read(shape.itemsize) + 2 * self.k * D + 4 * D
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -174,14 +175,18 @@ DEFAULTS = {"copy": "same", "temperature": "coverage", "score": "query"}
 
 
 class Copy(NamedTuple):
-    """What step 1 costs by the copy that it reads: width of an element that is read; of a key that is written."""
+    """What step 1 reads. size: bytes of an element, None for a key's own. written: whether it is a second copy."""
 
-    read: float
-    written: float
+    size: int | None = None
+    written: bool = True
     scaled: bool = False
 
+    def width(self, itemsize: int) -> float:
+        """An element of the copy as a part of one of the cache, which has so many bytes."""
+        return 1 if self.size is None else self.size / itemsize
 
-COPIES = {"same": Copy(1, 1), "fp8": Copy(0.5, 0.5), "int8": Copy(0.5, 0.5, scaled=True), "none": Copy(1, 0)}
+
+COPIES = {"same": Copy(), "fp8": Copy(1), "int8": Copy(1, scaled=True), "none": Copy(written=False)}
 
 
 class Kept(NamedTuple):

@@ -1,4 +1,4 @@
-"""Rows of all records as one table, each beside the fastest dense row of its sizes, dtype and device."""
+"""Rows of all records as one table, each beside the fastest dense row of its sizes in its own record: of one run."""
 
 import re
 from collections.abc import Sequence
@@ -23,9 +23,9 @@ def bench_rows(benches: Sequence[Bench], kind: str) -> pd.DataFrame:
     """All rows of a kind, each setting once, by device, dtype, sizes and setting; empty if there are none.
 
     Beside the rows' keys: device (a CPU's with its threads), gpu, copy_ceiling (bytes/s), matmul_ceiling (flop/s); of
-    the fastest dense row of the same SIZES: dense, dense_seconds; speedup against it; byte_ratio, dense bytes over own;
-    share, speedup over byte_ratio. Also bandwidth (bytes/s) and what follows from one kind's keys. What was not timed
-    has its note and no such number.
+    the fastest dense row of the same SIZES and record: dense, dense_seconds; speedup against it; byte_ratio, its bytes
+    over own; share, speedup over byte_ratio. fastest: whether it is the dense row to show of its SIZES. Also bandwidth
+    (bytes/s) and what follows from one kind's keys. What was not timed has its note and no such number.
     """
     every = [line for bench in benches if bench.kind == kind for line in lines(bench)]
     if not every:
@@ -36,7 +36,7 @@ def bench_rows(benches: Sequence[Bench], kind: str) -> pd.DataFrame:
     frame = frame.astype(dict.fromkeys((*numbers, "copy_ceiling", "matmul_ceiling"), float))
     frame[texts] = frame[texts].fillna("")
     frame["moved"] = frame["bytes"] if kind == "attention" else frame["weight_bytes"] + frame["cache_bytes"]
-    frame = beside_dense(latest(frame, kind), SIZES[kind])
+    frame = latest(beside_dense(frame, SIZES[kind]), kind)
     frame["bandwidth"] = frame["moved"] / frame["seconds"]
     frame["bandwidth_share"] = frame["bandwidth"] / frame["copy_ceiling"]
     if kind == "attention":
@@ -62,22 +62,32 @@ def on_gpu(machine: dict[str, Any]) -> bool:
 
 
 def latest(frame: pd.DataFrame, kind: str) -> pd.DataFrame:
-    """Each setting once, in order: the newest that was timed, or the newest if none was."""
+    """Each setting once, in order: the newest that was timed beside dense, else that was timed, else the newest."""
     key = list(dict.fromkeys((*SIZES[kind], *SETTING)))
-    frame["timed"] = frame["seconds"].notna()
-    kept = frame.sort_values(["timed", "when"], kind="stable").drop_duplicates(key, keep="last")
+    frame["timed"], frame["beside"] = frame["seconds"].notna(), frame["speedup"].notna()
+    kept = frame.sort_values(["timed", "beside", "when"], kind="stable").drop_duplicates(key, keep="last")
     if older := len(frame) - len(kept):
-        say(f"note: {older} of {len(frame)} {kind} benchmarks were measured again later; the latest are shown")
+        say(
+            f"note: {older} of {len(frame)} {kind} benchmarks were measured more than once; "
+            "the latest that were timed beside dense are shown"
+        )
+    # of the fastest of several records the latest is shown
+    dense = kept[kept["first"]].sort_values("when", kind="stable").drop_duplicates(SIZES[kind], keep="last")
     rank = frame["method"].map({"dense": 0, "sparq": 1}).fillna(2)
-    order = kept.assign(rank=rank).sort_values([*SIZES[kind], "rank", *SETTING], kind="stable", na_position="first")
-    return order.drop(columns=["rank", "timed"]).reset_index(drop=True)
+    order = kept.assign(rank=rank, fastest=kept.index.isin(dense.index)).sort_values(
+        [*SIZES[kind], "rank", *SETTING], kind="stable", na_position="first"
+    )
+    return order.drop(columns=["rank", "timed", "beside", "first"]).reset_index(drop=True)
 
 
 def beside_dense(frame: pd.DataFrame, sizes: Sequence[str]) -> pd.DataFrame:
+    """first: whether it is the fastest dense row of its sizes and record, with which the others are compared."""
+    run = [*sizes, "record"]
     dense = frame[(frame["method"] == "dense") & frame["seconds"].notna()]
-    fastest = dense.loc[dense.groupby(list(sizes))["seconds"].idxmin()]
+    places = dense.groupby(run)["seconds"].idxmin()
+    frame["first"] = frame.index.isin(places)
     renamed = {"implementation": "dense", "seconds": "dense_seconds", "moved": "dense_moved"}
-    frame = frame.merge(fastest[[*sizes, *renamed]].rename(columns=renamed), how="left", on=list(sizes))
+    frame = frame.merge(dense.loc[places][[*run, *renamed]].rename(columns=renamed), how="left", on=run)
     frame["dense"] = frame["dense"].fillna("")
     frame["speedup"] = frame["dense_seconds"] / frame["seconds"]
     frame["byte_ratio"] = frame["dense_moved"] / frame["moved"]
@@ -91,4 +101,6 @@ def keys_of(rows: pd.DataFrame) -> tuple[str, ...]:
 
 
 def is_fastest_dense(frame: pd.DataFrame) -> pd.Series:
-    return (frame["method"] == "dense") & (frame["speedup"] == 1)
+    """The dense row that is shown of each size."""
+    found: pd.Series = frame["fastest"]
+    return found

@@ -11,7 +11,7 @@ from torch import Tensor
 from sparq_eval.bench.attention import kernel_runner, time_one, torch_runner
 from sparq_eval.bench.case import Case, Runner, steps_of
 from sparq_eval.bench.dense import dense_runners
-from sparq_eval.bench.gate import left_open, prompt_of, settle
+from sparq_eval.bench.gate import in_float64, left_open, parts, prompt_of, settle
 from sparq_eval.bench.sets import MOST, TIMES, Sets, count, set_bytes, size_of
 from sparq_eval.bench.timing import Timed
 from sparq_eval.methods import H2O, Dense, FlexGen, LMInfinite, Method, SparQ
@@ -67,6 +67,21 @@ def test_one_head_of_many_that_is_not_written_is_refused(method: Method, dtype: 
     runners = [torch_runner(method)] + ([kernel_runner(method, case)] if isinstance(method, SparQ) else [])
     for runner in runners:
         assert (note_of(case, wrong(runner, zero_a_head)) or "").startswith("wrong: a head differs"), runner.name
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
+def test_heads_that_are_judged_one_by_one_are_judged_as_together(
+    method: Method, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = case_of(torch.float16)
+    step = steps_of(case, set())[None]
+    together = list(parts(step))
+    monkeypatch.setattr("sparq_eval.bench.gate.LARGE", 1)
+    alone = list(parts(step))
+    assert (len(together), len(alone)) == (2, 6)
+    pieces = torch.cat([in_float64(method, step, part) for part in alone], dim=1)
+    whole = torch.cat([in_float64(method, step, part) for part in together], dim=1)
+    torch.testing.assert_close(pieces, whole)
 
 
 def test_what_is_no_number_is_refused(seed: int) -> None:

@@ -30,6 +30,8 @@ CLOSE = 2e-5
 # was found is 0.4 in a head and 0.09 in all together; 1 is a head that was not written
 ROUGH, ROUGH_ALL = 0.9, 0.3
 DRAWS = 20
+LARGE = 2**26  # elements of a cache that are judged at once
+Part = tuple[slice, slice]  # of examples and of key/value heads
 
 
 class Away(NamedTuple):
@@ -57,9 +59,9 @@ def compare(method: Method, base: Step, call: Callable[[Step], Tensor], rough: b
     with poisoned():
         out = call(step).double()  # (B, H, G, 1, D)
     head, difference, size = 0.0, 0.0, 0.0
-    for b in range(len(out)):
-        right = in_float64(method, step, b)
-        away = out[b : b + 1] - right
+    for part in parts(step):
+        right = in_float64(method, step, part)
+        away = out[part] - right
         head = max(head, number((away.norm(dim=-1) / right.norm(dim=-1)).max()))
         difference, size = difference + number(away.square().sum()), size + number(right.square().sum())
     return Away(sqrt(difference / size), head)
@@ -102,9 +104,10 @@ def left_open(method: Method, step: Step, rough: bool = False) -> Bool[Tensor, "
     if isinstance(method, SparQ):
         found |= tied(step.q.float().abs().sum(dim=2).squeeze(2), whole(method.r), 1e-5)
     if isinstance(method, SparQ | FlexGen) and not rough:
-        # what a component leaves open is drawn again in any case
-        for b in (~found).any(dim=1).nonzero().flatten().tolist():
-            found[b] |= tied(*ranked(method, exact(step, b)), CLOSE)[0]
+        for part in parts(step):
+            # what a component leaves open is drawn again in any case
+            if not found[part].all():
+                found[part] |= tied(*ranked(method, exact(step, part)), CLOSE)
     return found
 
 
@@ -126,22 +129,32 @@ def ranked(method: SparQ | FlexGen, step: Step) -> tuple[Float[Tensor, "1 H S"],
     return scores.masked_fill(local, torch.inf).squeeze(2), whole(method.k)
 
 
-def exact(step: Step, b: int) -> Step:
-    """One example of a step, in float64."""
-    part = slice(b, b + 1)
+def parts(step: Step) -> Iterator[Part]:
+    """Examples one by one, of their heads so many at once that judging leaves room for what is to be timed."""
+    B, H, S, D = step.k.shape
+    heads = max(1, LARGE // (S * D))
+    for b in range(B):
+        for h in range(0, H, heads):
+            yield slice(b, b + 1), slice(h, h + heads)
+
+
+def exact(step: Step, part: Part) -> Step:
+    """Some heads of an example of a step, in float64."""
+    example, heads = part
     q, k, v = (x[part].double() for x in (step.q, step.k, step.v))
     columns = step.columns and replace(
         step.columns,
         values=step.columns.values[part],
         scale=None if step.columns.scale is None else step.columns.scale[part],
     )
-    visible = replace(step.visible, valid=step.visible.valid[part])
-    return replace(step, q=q, k=k, v=v, visible=visible, columns=columns)
+    visible = replace(step.visible, valid=step.visible.valid[example])
+    sinks = None if step.sinks is None else step.sinks[heads]
+    return replace(step, q=q, k=k, v=v, visible=visible, columns=columns, sinks=sinks)
 
 
-def in_float64(method: Method, step: Step, b: int) -> Float[Tensor, "1 H G 1 D"]:
-    """The method's result for one example."""
-    one = exact(step, b)
+def in_float64(method: Method, step: Step, part: Part) -> Float[Tensor, "1 H G 1 D"]:
+    """The method's result for some heads of an example."""
+    one = exact(step, part)
     state: Any = None
     if isinstance(method, SparQ):
         state = Kept(None, scale_of(one))

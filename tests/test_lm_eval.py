@@ -374,6 +374,24 @@ def test_a_label_that_is_hidden_or_none_names_the_task_before_a_model_is_read(
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    ("target", "right"), [("{{choices[answer]}}", True), ("-{{answer + 1}}", False), ("no", False)]
+)
+def test_a_label_in_words_is_one_of_the_options(
+    folder: Path, tmp_path: Path, target: str, right: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = write_tasks(tmp_path / "tasks", doc_to_target=target, num_fewshot=0)
+    text = (tasks / "my_choice.yaml").read_text().replace("doc_to_target: answer", f"doc_to_target: '{target}'")
+    (tasks / "my_choice.yaml").write_text(text)
+    if right:
+        [cell] = ran(folder, tmp_path, "my_choice", include_path=str(tasks))
+        assert cell.task.references(0) == (" Paris",)
+        return
+    monkeypatch.setattr("sparq_eval.hf.checkpoint.Checkpoint.load", None)
+    with pytest.raises(UserError, match=r"^task=lm_eval/my_choice: .*cannot be asked \(.*none of its 3 options"):
+        ran(folder, tmp_path, "my_choice", include_path=str(tasks))
+
+
 def test_traffic_of_several_requests_is_the_mean_over_their_steps() -> None:
     nan = float("nan")
     parts = [

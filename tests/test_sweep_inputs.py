@@ -85,11 +85,58 @@ def test_what_an_answer_may_depend_on_counts_and_nothing_else_does(home: Path, n
     assert why == (f"{COUNTS[name]} changed since the sweep was submitted" if name in COUNTS else None)
 
 
-def test_a_file_that_comes_or_goes_counts(home: Path) -> None:
+def test_a_file_that_goes_counts_and_one_that_comes_if_it_may_be_read(home: Path) -> None:
     before = code_of([cell()], home / "sweep")
     (home / "tasks/data/words.jsonl").rename(home / "tasks/data/others.jsonl")
-    why = "include_path=tasks: data/others.jsonl and 1 more changed since the sweep was submitted"
+    why = "include_path=tasks: data/words.jsonl changed since the sweep was submitted"
     assert changed(before, code_of([cell()], home / "sweep")) == why
+    (home / "tasks/data/others.jsonl").rename(home / "tasks/data/words.jsonl")
+    (home / "tasks/more.yaml").touch()
+    assert "include_path=tasks: more.yaml changed" in str(changed(before, code_of([cell()], home / "sweep")))
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_results_and_reports_among_task_definitions_do_not_count(home: Path, early: bool) -> None:
+    """Neither those that were there, and change, nor those that come."""
+    other, report = home / "tasks/other/m/t", home / "tasks/rep"
+    names = [other / "dense-1/record.json", other / "dense-1/samples.jsonl", other / "prompts.jsonl"]
+    names += [home / "tasks/other/bench-x-0123456789ab.json", report / "index.html", report / "results.csv"]
+
+    def fill(text: str) -> None:
+        for path in names:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+    if early:
+        fill("{}")
+    before = code_of([cell()], home / "sweep")
+    fill("[]")
+    (home / "tasks/notes.md").touch()
+    assert changed(before, code_of([cell()], home / "sweep")) is None
+
+
+def test_a_sweep_is_the_same_where_the_folder_it_is_given_in_is_not_searched_for_modules(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = cell()
+    alone = Cell(one.number, one.model, one.task, {**one.config, "methods": {}})
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(home))])
+    made = frozen(home / "sweep", ["task=t"], [alone])
+    assert "module my_task_helper" in made.code["files"]
+    with made.at_home():
+        assert accepted(made, new_code=False) == made
+
+
+def test_each_module_is_read_once_however_many_definitions_import_it(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(20):
+        (home / f"tasks/more_{number}.py").write_text("import my_task_helper, my_parts.inner\n")
+    (home / "tasks/deep.py").write_text("x = " + "-" * 20_000 + "1\n")
+    read, right = [], code.names_in
+    monkeypatch.setattr(code, "names_in", lambda path, module: read.append(path) or right(path, module))
+    assert "include_path=tasks: deep.py" in code_of([cell()], home / "sweep")["files"]
+    assert len(read) - len(set(read)) <= len(COUNTS), "those of the method and those of the tasks are apart"
 
 
 def test_a_large_file_counts_by_its_size_and_time_and_a_circle_of_links_ends(

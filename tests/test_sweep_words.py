@@ -195,3 +195,9 @@ def kill(parent: subprocess.Popen[str]) -> None:
 def child_of(parent: subprocess.Popen[str]) -> int:
     found = subprocess.run(["pgrep", "-P", str(parent.pid)], capture_output=True, text=True, check=True)
     return int(found.stdout)
+
+
+def test_a_folder_of_a_sweep_may_be_quoted() -> None:
+    given = {"sweep_dir='my sweep'": "my sweep", 'sweep_dir="it\'s"': "it's", "sweep_dir=plain": "plain"}
+    for word, name in given.items():
+        assert Words.of([word]).sweep_dir == Path.cwd() / name

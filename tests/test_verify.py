@@ -21,6 +21,7 @@ from sparq_eval.results.compare import diff
 from sparq_eval.results.exchange import from_lm_eval, from_parquet, to_lm_eval, to_parquet
 from sparq_eval.results.formulas import as_generated
 from sparq_eval.results.merge import Merged, merge
+from sparq_eval.results.prompts import Prompt, keep_prompts
 from sparq_eval.results.tidy import remove, rubbish
 from sparq_eval.results.verify import set_aside, verify
 from sparq_eval.results.whole import key_of
@@ -282,6 +283,17 @@ def test_only_what_is_no_result_is_tidied_away(tmp_path: Path) -> None:
     assert all(remove(path, failed=True) for path, _ in rubbish(tmp_path, failed=True))
     assert rubbish(tmp_path, failed=True) == [] and not failed.path.exists()
     pd.testing.assert_frame_equal(load(tmp_path).records, before.records)
+
+
+def test_tidying_leaves_nothing_new_behind(tmp_path: Path) -> None:
+    (tmp_path / "m/t/h2o-1").mkdir(parents=True)
+    for name in ("m/t/h2o-1/.record.json.aside", "m/t/.prompts.jsonl.aside"):
+        (tmp_path / name).write_text("{")
+    keep_prompts(tmp_path / "m/u", [Prompt("a")])
+    (tmp_path / "m/u/samples.torn").write_text("{")
+    assert all(remove(path) for path, _ in rubbish(tmp_path))
+    assert rubbish(tmp_path) == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "m/u/prompts.jsonl"]
 
 
 def test_frames_go_to_parquet_and_back(tmp_path: Path) -> None:

@@ -178,11 +178,16 @@ def ask(name: str, task: ConfigurableTask, doc: Any, index: int) -> list[Instanc
 
 
 def check_label(task: ConfigurableTask, doc: Any) -> None:
-    """IndexError for a label that is no place among the options: lm-eval would take every answer for wrong."""
+    """IndexError for a label that is no place among the options, or none of them: lm-eval would take every answer for
+    wrong.
+    """
     if task.OUTPUT_TYPE != "multiple_choice" or task.config.doc_to_choice is None:
         return
     label, options = task.doc_to_target(doc), task.doc_to_choice(doc)
-    if isinstance(label, int) and not 0 <= label < len(options):
+    place = isinstance(label, int) and 0 <= label < len(options)
+    # where texts are the options, the label is what follows each of them
+    named = isinstance(label, str) and (label in options or task.multiple_input)
+    if isinstance(label, int | str) and not (place or named):
         raise IndexError(f"its label {label} is none of its {len(options)} options")
 
 

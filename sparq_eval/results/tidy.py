@@ -29,7 +29,7 @@ def rubbish(root: Path, failed: bool = False) -> list[tuple[Path, str]]:
         below[:] = sorted(name for name in below if not name.startswith("."))
         found += halves(folder)
         with disk.reading(folder / SAMPLES):
-            if (folder / RECORD).exists() and (folder / TORN).exists():
+            if (folder / TORN).exists() and any((folder / name).exists() for name in (RECORD, PROMPTS)):
                 found.append((folder / TORN, "lines that were cut short and measured again"))
             if why := in_vain(folder, failed):
                 found.append((folder, why))
@@ -70,10 +70,13 @@ def remove(path: Path, failed: bool = False) -> bool:
         return True
     written = path.name.removeprefix(".").removesuffix(".aside")
     lock = path / SAMPLES if path.is_dir() else path.with_name(LOCKED.get(written, SAMPLES))
+    there = lock.exists()
     try:
         with disk.writing(lock, wait=False):
             if not path.is_dir():
                 path.unlink(missing_ok=True)
+                if not (there or lock.stat().st_size):
+                    lock.unlink()
             elif in_vain(path, failed):
                 for name in (disk.aside_of(path / RECORD).name, RECORD, TORN, SAMPLES):
                     (path / name).unlink(missing_ok=True)

@@ -46,7 +46,7 @@ class Words:
         for word in line.overrides:
             key = word.lstrip("+~").split("=")[0]
             if key == "sweep_dir" and "=" in word:
-                sweep_dir = here / Path(word.split("=", 1)[1]).expanduser()
+                sweep_dir = here / Path(str(OverridesParser.create().parse_override(word).value())).expanduser()
             elif key == "hydra" or key.startswith(("hydra.", "hydra/")):
                 launched.append(word)
             else:

@@ -23,10 +23,16 @@ from typing import Any
 from sparq_eval.evaluate.expand import kind_of
 from sparq_eval.evaluate.provenance import commit, versions
 from sparq_eval.overrides import PACKAGE
+from sparq_eval.results.analysis import is_analysis
+from sparq_eval.results.bench import is_bench
+from sparq_eval.results.prompts import PROMPTS
 from sparq_eval.results.record import canonical
+from sparq_eval.results.store import RECORD
 from sparq_eval.sweep.cells import SUBMISSIONS, Cell
 
 KINDS = (".py", ".yaml")
+INCLUDED = "include_path="
+REPORTED = {"index.html", "results.csv"}  # in a folder that a report was written to
 LARGE = 1 << 26  # bytes; of a larger file size and time of change count, for its content takes too long to read
 PASSING = (".log", ".out", ".err", ".lock", ".tmp", ".pyc")  # what programs leave behind as they run
 
@@ -45,7 +51,7 @@ def code_of(cells: Sequence[Cell], sweep: Path) -> dict[str, Any]:
             kind = kind_of(name, method)
             if not kind.__module__.startswith("sparq_eval."):
                 path = Path(inspect.getfile(kind))
-                sources |= imported(path, kind.__module__) | {f"method {kind.__module__}": path}
+                sources |= imported(path, kind.__module__, {}) | {f"method {kind.__module__}": path}
     apart = {Path(cell.config["results_dir"]).resolve() for cell in cells} | {sweep.resolve()}
     for given in sorted({str(cell.config["include_path"]) for cell in cells if cell.config["include_path"]}):
         sources |= definitions(given, apart)
@@ -58,41 +64,52 @@ def code_of(cells: Sequence[Cell], sweep: Path) -> dict[str, Any]:
 def changed(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     """What differs between the code that a sweep was submitted with and the code that is here, in words."""
     for what in ("files", "versions"):
-        names = sorted(then[what].keys() | now[what].keys())
+        names = sorted(name for name in then[what].keys() | now[what].keys() if name in then[what] or may_be_read(name))
         if differing := [name for name in names if then[what].get(name) != now[what].get(name)]:
             more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
             return f"{differing[0]}{more} changed since the sweep was submitted"
     return None
 
 
+def may_be_read(name: str) -> bool:
+    """Whether a file that was not there may be read by what was: among task definitions only code is found by itself,
+    and data that nobody names are results, reports or notes.
+    """
+    return not name.startswith(INCLUDED) or name.endswith(KINDS)
+
+
 def definitions(given: str, apart: Collection[Path]) -> dict[str, Path]:
     """Every file in a folder of task definitions, but for what is hidden, results, sweeps and what runs leave."""
-    found: dict[str, Path] = {}
+    found, modules = dict[str, Path](), dict[str, Path]()
     root = Path(given).expanduser().absolute()
     seen = {*apart}
     for folder, below, names in os.walk(root, followlinks=True):
         here = Path(folder)
         seen.add(here.resolve())
+        if RECORD in names or {*names} >= REPORTED:
+            below.clear()
+            continue
         below[:] = [name for name in below if counts(here / name) and (here / name).resolve() not in seen]
         for path in (here / name for name in names):
             if counts(path) and path.is_file():
-                found[f"include_path={given}: {path.relative_to(root)}"] = path
-                found |= imported(path, "")
-    return found
+                found[f"{INCLUDED}{given}: {path.relative_to(root)}"] = path
+                imported(path, "", modules)
+    return found | modules
 
 
 def counts(path: Path) -> bool:
     """Whether a file or folder may be part of what is measured by where it is and what it is called."""
-    passing = path.name.startswith((".", "__pycache__")) or path.suffix in PASSING
+    passing = path.name.startswith((".", "__pycache__")) or path.suffix in PASSING or path.name == PROMPTS
+    passing = passing or is_bench(path.name) or is_analysis(path.name)
     return not passing and not (path / SUBMISSIONS).exists()
 
 
-def imported(path: Path, module: str) -> dict[str, Path]:
-    """The files of all modules of the user's that a source imports, or those do in turn, by `module <name>`.
+def imported(path: Path, module: str, found: dict[str, Path]) -> dict[str, Path]:
+    """Add the files of all modules of the user's that a source imports, or those do in turn, by `module <name>`.
 
     Found by reading, so that every process finds the same, whatever it has loaded. module: the name of the source.
+    found: of other sources, which are not read again.
     """
-    found: dict[str, Path] = {}
     todo = [(path, module)]
     while todo:
         path, module = todo.pop()
@@ -110,7 +127,7 @@ def names_in(path: Path, module: str) -> Iterator[str]:
         return
     try:
         tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return
     within = [*module.split("."), *(["__init__"] if path.name == "__init__.py" else [])]
     for node in ast.walk(tree):

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,10 @@ def frozen(folder: Path, command: Sequence[str], cells: Sequence[Cell]) -> Manif
                 f"go on with that one by `python -m sparq_eval.sweep resume {folder}`"
             )
         return there
-    made = Manifest(folder, tuple(command), Path.cwd(), code_of(cells, folder), tuple(cells))
+    made = Manifest(folder, tuple(command), Path.cwd(), {}, tuple(cells))
+    # as its jobs will look at it: what they find beside them is not always found by the command that sends them off
+    with made.at_home():
+        made = replace(made, code=code_of(cells, folder))
     write(made)
     return made
 

@@ -201,3 +201,7 @@ def test_a_folder_of_a_sweep_may_be_quoted() -> None:
     given = {"sweep_dir='my sweep'": "my sweep", 'sweep_dir="it\'s"': "it's", "sweep_dir=plain": "plain"}
     for word, name in given.items():
         assert Words.of([word]).sweep_dir == Path.cwd() / name
+    assert Words.of(["sweep_dir=null"]).sweep_dir is None
+    for word in ("sweep_dir=#", "sweep_dir=a,b", "sweep_dir='a"):
+        with pytest.raises(UserError, match=r"^sweep_dir=.* cannot be read"):
+            Words.of([word])

@@ -46,7 +46,8 @@ class Words:
         for word in line.overrides:
             key = word.lstrip("+~").split("=")[0]
             if key == "sweep_dir" and "=" in word:
-                sweep_dir = here / Path(str(OverridesParser.create().parse_override(word).value())).expanduser()
+                value = value_of(word)
+                sweep_dir = here / Path(value).expanduser() if value else None
             elif key == "hydra" or key.startswith(("hydra.", "hydra/")):
                 launched.append(word)
             else:
@@ -105,6 +106,18 @@ def cut(words: Words) -> list[Cell]:
     if len({(cell.model, cell.task) for cell in cells}) < len(cells):
         say("note: some cells have the same model and task, and each prefills for itself; a list, k=[64,128], shares")
     return cells
+
+
+def value_of(word: str) -> str:
+    """What an override gives, without its quotes; "" for null. UserError where that is no single value."""
+    try:
+        given = OverridesParser.create().parse_override(word)
+        if given.is_sweep_override():
+            raise ValueError("it has several values")
+        return "" if given.value() is None else str(given.value())
+    except (HydraException, ValueError, RecursionError) as error:
+        why = str(error).strip().split("\n")[0]
+        raise UserError(f"{word}: cannot be read ({why}); a value with such characters needs quotes") from error
 
 
 def quoted(path: Path) -> str:

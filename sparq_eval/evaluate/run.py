@@ -1,7 +1,7 @@
 """The story of a run: check everything, find what is missing in the results, load the model, answer, record, report."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -109,15 +109,16 @@ def measure(cell: Cell, engine: Engine | Workers, settings: Settings, checked: A
             group = tuple(sorted(group, key=lambda n: cell.settings[n].prompt == "context"))
             ask = partial(answers_of, cell, engine, settings.batch_size, requests)
             for part, batch in apart(engine, group, ask, partial(fail, cell, history)):
-                keep_prompts(
-                    cell.entries[part[0]].path.parent,
-                    [prompt_of(cell.task, request) for request in batch.requests if not request.part],
-                )
+                prompts = {
+                    request.index: prompt_of(cell.task, request) for request in batch.requests if not request.part
+                }
+                keep_prompts(cell.entries[part[0]].path.parent, prompts.values())
+                names = {index: prompt.name for index, prompt in prompts.items()}
                 facts = history | {"batch_size": batch.size, "peak_memory": batch.peak_memory}
                 for n, answers in zip(part, batch.answers, strict=True):
                     asked = cell.asked(cell.settings[n])
                     own = facts | {"requested_ratios": asked} if asked else facts
-                    cell.entries[n].append(rows_of(cell.task, batch, answers), own)
+                    cell.entries[n].append(rows_of(cell.task, batch, answers, names), own)
                 advance(sum(request.effort for request in batch.requests) * len(part) / len(group))
 
 
@@ -187,8 +188,8 @@ def fail(cell: Cell, history: dict[str, Any], n: int, why: str) -> None:
     cell.entries[n].fail(why, history)
 
 
-def rows_of(task: Task, batch: Batch, answers: Sequence[Answer]) -> list[Row]:
-    """Scored rows; a row's seconds are its even share of the batch."""
+def rows_of(task: Task, batch: Batch, answers: Sequence[Answer], names: Mapping[int, str]) -> list[Row]:
+    """Scored rows; a row's seconds are its even share of the batch. names: of the examples' prompts."""
     scores = task.score(answers)
     examples = list(joined(task, batch.requests, answers))
     share = batch.seconds / (len(examples) * len(batch.answers))
@@ -212,7 +213,7 @@ def rows_of(task: Task, batch: Batch, answers: Sequence[Answer]) -> list[Row]:
             finite=answer.finite,
             seconds=share,
             cluster=request.cluster,
-            prompt=prompt_of(task, request).name,
+            prompt=names[answer.index],
             token_lengths=" ".join(map(str, answer.token_lengths)),
         )
         for request, answer in examples

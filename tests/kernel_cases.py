@@ -18,7 +18,7 @@ pytest.importorskip("triton", reason="triton, which is not to be had everywhere,
 
 from sparq_eval.kernels import cuda
 from sparq_eval.kernels.candidates import Candidates
-from sparq_eval.kernels.merge import merge
+from sparq_eval.kernels.gather import choose
 from sparq_eval.kernels.rank import rank
 from sparq_eval.methods import Attended, Method, SparQ, State
 from sparq_eval.methods.sparq import Kept, approximate
@@ -139,8 +139,10 @@ def check_sparq(method: SparQ, step: Step, state: Kept | None = None) -> Checked
     with patch.object(cuda, "rank", listen):
         ours, after = run(method, step, state)
     [found] = founds
+    # they were chosen from once, and what was counted then is not to be counted again
+    found.counts.zero_()
     with poisoned():
-        positions = merge(found, *step.q.shape[:3]).positions
+        positions = choose(cuda.KERNELS[SparQ](method).call(step), found).positions
     exact = in_float64(step)
     chosen = check_choice(method, exact, state, positions)
     plain = SparQ.rank
@@ -174,7 +176,11 @@ def check_choice(method: SparQ, exact: Step, state: Kept | None, positions: Tens
     assert chosen.sum(dim=-1).equal(candidates.sum(dim=-1).clamp(max=int(method.k)))
     assert not (chosen & ~candidates).any()
     scores = approximate(exact, int(method.r), method.copy, state.scale if state else None)
-    ranked = method.rank(scores).squeeze(2).masked_fill(visible.recent(method.local or 0), torch.inf)
+    ranked = method.rank(scores).squeeze(2)
+    if method.rank_by == "weights" and scores.shape[2] > 1:
+        # rounding changes their logarithms as it does logits
+        ranked = ranked.clamp(min=0).log()
+    ranked = ranked.masked_fill(visible.recent(method.local or 0), torch.inf)
     least = ranked.masked_fill(~chosen, torch.inf).amin(dim=-1)
     most = ranked.masked_fill(chosen | ~candidates, -torch.inf).amax(dim=-1)
     size = ranked.nan_to_num(0, 0, 0).abs().amax(dim=-1)

@@ -25,7 +25,7 @@ SPARQ = [
     SparQ(r=5, k=6, copy="fp8"),
     SparQ(r=8, k=500, reallocate=True),
 ]
-OTHERS: list[Method] = [Dense(), H2O(k=6), LMInfinite(k=7, sink=2), FlexGen(k=3)]
+OTHERS: list[Method] = [Dense(), H2O(k=6), LMInfinite(k=7, sink=2), FlexGen(k=3), SparQ(r=3, k=4, rank_by="weights")]
 
 
 def on_cpu(method: Method) -> Kernel | None:
@@ -43,8 +43,8 @@ def in_triton(method: Method) -> Kernel | None:
 
 def engine_of(kind: str, kernel_for: Callable[[Method], Kernel | None], methods: list[Method]) -> tuple:
     shape = shape_of(CONFIGS[kind])
-    methods = [m.resolve(shape) for m in methods if not (isinstance(m, FlexGen) and shape.groups > 1)]
-    return Engine(tiny_model(kind), Letters(), kernel_for=kernel_for), methods
+    resolved = [method.resolve(shape) for method in methods]
+    return Engine(tiny_model(kind), Letters(), kernel_for=kernel_for), resolved
 
 
 def assert_same_as_torch(

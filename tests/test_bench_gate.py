@@ -11,10 +11,11 @@ from torch import Tensor
 from sparq_eval.bench.attention import kernel_runner, time_one, torch_runner
 from sparq_eval.bench.case import Case, Runner, steps_of
 from sparq_eval.bench.dense import dense_runners
-from sparq_eval.bench.gate import in_float64, left_open, parts, prompt_of, settle
+from sparq_eval.bench.gate import in_float64, left_open, parts, prompt_of, settle, summed
 from sparq_eval.bench.sets import MOST, TIMES, Sets, count, set_bytes, size_of
 from sparq_eval.bench.timing import Timed
 from sparq_eval.methods import H2O, Dense, FlexGen, LMInfinite, Method, SparQ
+from sparq_eval.ops import logits, softmax
 from sparq_eval.step import Step
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -52,7 +53,7 @@ def zero_a_head(out: Tensor) -> Tensor:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_right_runners_are_timed(dtype: torch.dtype, G: int, seed: int) -> None:
     case = case_of(dtype, G=G)
-    runners = [*dense_runners(case), *map(torch_runner, METHODS[: 5 if G == 1 else 3])]
+    runners = [*dense_runners(case), *map(torch_runner, [*METHODS, SparQ(r=16, k=96, rank_by="weights")])]
     runners += [
         kernel_runner(SparQ(r=16, k=96, copy=copy).resolve(case.shape), case) for copy in ("same", "fp8", "int8")
     ]
@@ -113,15 +114,24 @@ def test_one_position_that_is_not_the_right_one_is_refused(reallocate: bool, see
     assert (note_of(case, replace(right, call=call)) or "").startswith("wrong: a head differs")
 
 
+@pytest.mark.parametrize("G", [1, 3])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_queries_of_the_gate_leave_no_choice_open(dtype: torch.dtype, seed: int) -> None:
-    case = case_of(dtype, B=8)
-    for method in (SparQ(r=16, k=96, local=3, reallocate=True), FlexGen(96)):
+def test_queries_of_the_gate_leave_no_choice_open(dtype: torch.dtype, G: int, seed: int) -> None:
+    case, sparq = case_of(dtype, B=8, G=G), SparQ(r=16, k=96, local=3, reallocate=True)
+    for method in (sparq, replace(sparq, rank_by="weights"), FlexGen(96)):
         step = steps_of(case, set())[None]
         assert not left_open(method, settle(method, step)).any()
     tie = step.q.clone()
     tie[3, 1] = 1.0
-    assert left_open(METHODS[-1], replace(step, q=tie)).nonzero().tolist().count([3, 1]) == 1
+    assert left_open(sparq, replace(step, q=tie)).nonzero().tolist().count([3, 1]) == 1
+
+
+@pytest.mark.parametrize("sinks", [False, True])
+def test_weights_are_compared_by_their_logarithms(sinks: bool, seed: int) -> None:
+    step = steps_of(case_of(G=3), set())[None]
+    step = replace(step, sinks=torch.randn(3, 3) if sinks else None)
+    weights = softmax(logits(step), step.sinks).sum(dim=2).squeeze(2)
+    torch.testing.assert_close(summed(logits(step), by_weights=True, sinks=step.sinks), weights.log())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -1,6 +1,7 @@
 """SparQ's Triton kernel: the law of its choice, and its twin in float64 with this choice."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -17,12 +18,11 @@ from kernel_cases import (
     state_of,
 )
 
-from sparq_eval.kernels import candidates, gather
+from sparq_eval.kernels import gather, spread
 from sparq_eval.kernels import rank as ranking
 from sparq_eval.kernels.candidates import Ranking
 from sparq_eval.kernels.cuda import SparQKernel
-from sparq_eval.kernels.gather import split
-from sparq_eval.kernels.merge import merge
+from sparq_eval.kernels.gather import choose, split
 from sparq_eval.kernels.rank import rank
 from sparq_eval.methods import SparQ
 from sparq_eval.methods.kernel import run_of
@@ -90,23 +90,53 @@ def test_the_local_window_comes_first(local: int, seed: int) -> None:
     check_sparq(SparQ(r=8, k=63, local=local), make(2500, H=1, r=8))
 
 
-def test_more_candidates_than_a_program_holds_are_merged_by_digits(seed: int) -> None:
+def test_more_candidates_than_a_program_merges_are_found_together(seed: int) -> None:
     method = SparQ(r=4, k=1950, reallocate=True)
     step = make(17000, H=1, r=4)
-    found = check_sparq(method, step, state_of(method, step)).found
-    assert not found.constants["WHOLE"]
+    assert check_sparq(method, step, state_of(method, step)).found.everything
 
 
+@pytest.mark.parametrize("rank_by", ["logits", "weights"])
 @pytest.mark.parametrize("kinds", [None, 3])
-@pytest.mark.parametrize("G", [1, 2])
-def test_digits_find_the_same_for_groups_padding_and_ties(
-    G: int, kinds: int | None, seed: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("G", [1, 2, 3])
+def test_programs_together_find_the_same_for_groups_padding_and_ties(
+    G: int, kinds: int | None, rank_by: str, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(candidates, "HELD", 256)
-    keys = None if kinds is None else torch.randn(2, 1, kinds, 64)[:, :, torch.randint(kinds, (1500,))]
-    method = SparQ(r=8, k=300, local=5, reallocate=True)
-    step = make(1500, B=2, H=1, G=G, r=8, firsts=[1500, 7], keys=keys)
-    check_sparq(method, step, state_of(method, step))
+    monkeypatch.setattr(ranking, "HELD", 0)
+    monkeypatch.setattr(spread, "BLOCK", 512)
+    keys = None if kinds is None else torch.randn(3, 1, kinds, 64)[:, :, torch.randint(kinds, (1500,))]
+    method = SparQ(r=8, k=300, local=5, reallocate=True, rank_by=rank_by)
+    step = make(1500, B=3, H=1, G=G, r=8, firsts=[1500, 1499, 7], keys=keys)
+    assert check_sparq(method, step, state_of(method, step)).found.everything
+
+
+@pytest.mark.parametrize("local", [0, 63])
+@pytest.mark.parametrize("k", [1, 63, 2000])
+def test_programs_together_find_any_number_and_the_local_window_first(
+    k: int, local: int, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranking, "HELD", 0)
+    method = SparQ(r=8, k=k, local=min(local, k), reallocate=False)
+    check_sparq(method, make(3000, H=2, r=8, place=2500, window=2300), None)
+
+
+@pytest.mark.parametrize("reallocate", [True, False])
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"S": 1, "G": 2},
+        {"S": 63, "G": 3, "D": 80, "softcap": 3.0},
+        {"S": 1000, "G": 4, "sinks": True},
+        {"S": 300, "G": 2, "B": 4, "firsts": [0, 250, 299, 300]},
+        {"S": 300, "G": 7, "D": 128, "place": 110, "window": 50, "dtype": torch.float16},
+        {"S": 1000, "G": 2, "copy": "int8"},
+    ],
+    ids=str,
+)
+def test_weights_rank_as_in_its_twin(step: dict[str, Any], reallocate: bool, seed: int) -> None:
+    method = SparQ(r=8, k=20, reallocate=reallocate, rank_by="weights", copy=step.get("copy", "same"))
+    inputs = make(r=8, **step)
+    check_sparq(method, inputs, state_of(method, inputs))
 
 
 def test_a_long_list_is_read_by_several_programs(seed: int) -> None:
@@ -151,7 +181,7 @@ def test_bfloat16_is_ranked_right(seed: int) -> None:
     how = Ranking(8, 20, method.local or 0, step.scale, None, covered=False)
     with poisoned():
         found = rank(step.q[:, :, :, 0], step.columns, *run_of(step.visible), how)
-        positions = merge(found, *step.q.shape[:3]).positions
+        positions = choose(SparQKernel(method).call(step), found).positions
     check_choice(method, in_float64(step), None, positions)
 
 

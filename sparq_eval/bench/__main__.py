@@ -88,7 +88,7 @@ def runners_of(options: argparse.Namespace, case: Case) -> list[Runner]:
         found += [torch_runner(method) for method in settings[:1]]
     others: list[Method] = [Dense()]
     if options.others:
-        others += [H2O(options.k[0]), LMInfinite(options.k[0]), *([FlexGen(options.k[0])] if case.G == 1 else [])]
+        others += [H2O(options.k[0]), LMInfinite(options.k[0]), FlexGen(options.k[0])]
     if case.device.type == "cuda":
         found += [kernel_runner(method, case) for method in others]
     elif options.others:

@@ -122,11 +122,24 @@ def tied(x: Float[Tensor, "B H N"], n: int, rounding: float) -> Bool[Tensor, "B 
 def ranked(method: SparQ | FlexGen, step: Step) -> tuple[Float[Tensor, "1 H S"], int]:
     """What positions are ranked by, and how many are chosen."""
     if isinstance(method, FlexGen):
-        # where heads have no group, which alone has a kernel, weights rank as logits do
-        return logits(step).sum(dim=2).squeeze(2), whole(method.k)
-    scores = method.rank(method.scores(step, scale_of(step))).masked_fill(step.visible.recent(0)[:, None], -torch.inf)
-    local = step.visible.recent(method.local or 0)[:, None] & ~step.visible.recent(0)[:, None]
-    return scores.masked_fill(local, torch.inf).squeeze(2), whole(method.k)
+        return summed(logits(step), by_weights=True, sinks=step.sinks), whole(method.k)
+    scores = summed(method.scores(step, scale_of(step)), method.rank_by == "weights")
+    own = step.visible.recent(0)
+    local = step.visible.recent(method.local or 0) & ~own
+    return scores.masked_fill(own, -torch.inf).masked_fill(local, torch.inf), whole(method.k)
+
+
+def summed(
+    scores: Float[Tensor, "1 H G 1 S"], by_weights: bool, sinks: Float[Tensor, "H G"] | None = None
+) -> Float[Tensor, "1 H S"]:
+    """The sum over a group of its logits, or the logarithm of that of its weights, which rounding changes as much."""
+    scores = scores.squeeze(3)
+    if not by_weights:
+        return scores.sum(dim=2)
+    total = scores.logsumexp(dim=-1, keepdim=True)  # (1, H, G, 1)
+    if sinks is not None:
+        total = total.logaddexp(sinks.to(total)[None, :, :, None])
+    return (scores - total).logsumexp(dim=2)
 
 
 def parts(step: Step) -> Iterator[Part]:

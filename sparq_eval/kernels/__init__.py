@@ -2,7 +2,7 @@
 
 import torch
 
-from sparq_eval.methods import FlexGen, Method, Shape, SparQ
+from sparq_eval.methods import Method, Shape, SparQ
 from sparq_eval.methods.kernel import Kernel
 
 FP8 = (8, 9)  # the compute capability from which float8 can be read
@@ -20,15 +20,17 @@ def find_kernel(method: Method, device: torch.device, shape: Shape) -> Kernel:
     name = type(method).__name__
     if type(method) not in KERNELS:
         raise ValueError(f"there is no kernel of {name} on {device.type}")
-    if isinstance(method, FlexGen) and shape.groups > 1:
-        raise ValueError(f"the kernel of {name} needs a key/value head for every query head")
     if isinstance(method, SparQ) and method.r > shape.head_size:
         raise ValueError(f"r={method.r}: the kernel of {name} reads at most the head size, {shape.head_size}")
     if isinstance(method, SparQ) and method.ablation:
         raise ValueError(f"the kernel ranks as SparQ does, not with {method.ablation}")
-    if isinstance(method, SparQ) and device.type == "cuda":
-        if method.rank_by != "logits" and shape.groups > 1:
-            raise ValueError(f"the kernel ranks by logits, not by rank_by={method.rank_by}")
-        if method.copy == "fp8" and torch.cuda.is_available() and torch.cuda.get_device_capability(device) < FP8:
-            raise ValueError("copy=fp8: this device cannot read float8; use copy=int8")
+    if isinstance(method, SparQ) and method.copy == "fp8" and not reads_fp8(device):
+        raise ValueError("copy=fp8: this device cannot read float8; use copy=int8")
     return KERNELS[type(method)](method)
+
+
+def reads_fp8(device: torch.device) -> bool:
+    """Whether kernels on a device can read float8. A GPU that is not there is taken for a new one."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return True
+    return torch.cuda.get_device_capability(device) >= FP8

@@ -1,6 +1,6 @@
 """Kernels for CUDA devices, written in Triton."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import final
 
 import torch
@@ -55,14 +55,17 @@ class SparQKernel(TritonKernel):
 
     def attend(self, step: Step, state: State) -> tuple[Attended, State]:
         call = self.call(step)
-        if self.method.rank_by != "logits" and step.groups > 1:
-            raise ValueError(f"rank_by={self.method.rank_by}: this kernel ranks by logits")
         if self.method.ablation:
             raise ValueError(f"{self.method.ablation}: this kernel ranks as SparQ does")
         method, kept, D = self.method, state or Kept(), step.head_size
         # never more than there is room for
         k = min(whole(method.k), step.k.shape[2])
-        how = Ranking(whole(method.r), k, method.local or 0, step.scale, step.softcap, bool(method.reallocate))
+        # where a head has no group, its weights rank as its logits do
+        by_weights = method.rank_by == "weights" and step.groups > 1
+        how = Ranking(
+            whole(method.r), k, method.local or 0, step.scale, step.softcap, bool(method.reallocate),
+            by_weights=by_weights,
+        )  # fmt: skip
         keys = step.k if method.copy == "none" else columns_of(step, method.copy)
         found = rank(call.q, keys, call.first, call.stop, how)
         before = kept.value_sum
@@ -94,12 +97,14 @@ class FlexGenKernel(TritonKernel):
 
     def attend(self, step: Step, state: State) -> tuple[Attended, State]:
         call = self.call(step)
-        if step.groups > 1 or step.sinks is not None:
-            raise ValueError("FlexGen's kernel needs a key/value head for every query head, and no sinks")
-        k = min(whole(self.method.k), step.k.shape[2])
-        how = Ranking(step.head_size, k, -1, step.scale, step.softcap, covered=True, own=False)
+        k, sinks = min(whole(self.method.k), step.k.shape[2]), step.sinks
+        by_weights = step.groups > 1 or sinks is not None
+        how = Ranking(
+            step.head_size, k, -1, step.scale, step.softcap, covered=True, own=False, by_weights=by_weights, sinks=sinks
+        )
         found = rank(call.q, columns_of(step, "same"), call.first, call.stop, how)
-        out, _ = attend_ranked(call, found, None)
+        # weights are those beside the sink: it is in what is covered, not in the softmax over the chosen
+        out, _ = attend_ranked(replace(call, sinks=None), found, None)
         count, D = count_of(step), step.head_size
         selected = count.clamp(max=k)
         # whether the query's own value is among the chosen is not looked up: it is counted as read

@@ -17,6 +17,7 @@ from sparq_eval.kernels.candidates import Candidates, Ranked
 from sparq_eval.kernels.merge import merge, merge_row
 from sparq_eval.kernels.rank import FEW, overlap
 from sparq_eval.kernels.softmax import attend_block, bend
+from sparq_eval.kernels.spread import spread
 
 MOST_PARTS = 64
 
@@ -55,16 +56,18 @@ def attend_ranked(
     With `covered` the result is weighted by it, and the rest goes to the mean of the values: `value_sum` is that of the
     values before the query's own, and the one after it is returned. Without a sum the rest is nothing.
     """
-    B, H, G, _ = step.q.shape
     parts = split(step, found.how.k)
     after = None if value_sum is None else torch.empty_like(value_sum)
-    if parts == 1:
-        out = launch(step, found.how.k, 1, found=found, value_sum=value_sum, after=after)
-    else:
-        out = launch(
-            step, found.how.k, parts, found=found, ranked=merge(found, B, H, G), value_sum=value_sum, after=after
-        )
+    # the candidates for a list that one program reads are merged by that program
+    ranked = None if parts == 1 and not found.everything else choose(step, found)
+    out = launch(step, found.how.k, parts, found=found, ranked=ranked, value_sum=value_sum, after=after)
     return out, after
+
+
+def choose(step: Attention, found: Candidates) -> Ranked:
+    """The best of the candidates, by launches of their own."""
+    B, H, G, _ = step.q.shape
+    return spread(found, step.arrived, B, H, G) if found.everything else merge(found, B, H, G)
 
 
 def block(step: Attention, N: int) -> int:
@@ -117,7 +120,7 @@ def launch(
     tensors = found.tensors if merging and found else (no,) * 5
     numbers = found.numbers if merging and found else (0,) * 4
     constants = found.constants if merging and found else NO_CONSTANTS
-    early = overlap(step.q) if merging else {}
+    early = overlap(step.q) if found is not None else {}
     gather_kernel[(B * H, parts)](
         step.q.contiguous(), step.k, step.v, step.first, step.stop, chosen,
         no if step.sinks is None else step.sinks.contiguous(), covered,
@@ -132,7 +135,7 @@ def launch(
     return out
 
 
-NO_CONSTANTS = {"OWN": False, "COVERED": False, "HEADS": 1, "HP": 1, "HELD": 16, "WHOLE": True, "CHUNKS_P": 1}
+NO_CONSTANTS = {"OWN": False, "COVERED": False, "HEADS": 1, "HP": 1, "HELD": 16, "CHUNKS_P": 1}
 
 
 @triton.jit
@@ -146,7 +149,7 @@ def gather_kernel(
     PARTS: tl.constexpr, LISTED: tl.constexpr, MERGING: tl.constexpr, SELF: tl.constexpr, CAPPED: tl.constexpr,
     SINKS: tl.constexpr, BLEND: tl.constexpr, MEAN: tl.constexpr, GP: tl.constexpr, DP: tl.constexpr, BN: tl.constexpr,
     OWN: tl.constexpr, COVERED: tl.constexpr, HEADS: tl.constexpr, HP: tl.constexpr, HELD: tl.constexpr,
-    WHOLE: tl.constexpr, CHUNKS_P: tl.constexpr, EARLY: tl.constexpr,
+    CHUNKS_P: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     i_row, i_part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     i_b, i_h = i_row // H, i_row % H
@@ -156,7 +159,7 @@ def gather_kernel(
         tl.extra.cuda.gdc_wait()
     if MERGING:
         merge_row(i_row, first, stop, p_score, p_position, p_peak, p_mass, p_own, p_list, p_covered,
-                  k, local, candidates, chunks, OWN, COVERED, HEADS, HP, HELD, WHOLE, CHUNKS_P)  # fmt: skip
+                  k, local, candidates, chunks, OWN, COVERED, HEADS, HP, HELD, CHUNKS_P)  # fmt: skip
         # what other threads of this program wrote is read next
         tl.debug_barrier()
     p_k += i_b * stride_kb + i_h * stride_kh

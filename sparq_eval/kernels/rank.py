@@ -3,7 +3,8 @@
 Three steps, in which nothing is sorted and small batches use the whole device: choose the components of each head;
 score chunks of positions, from a copy of the keys in which a component's positions lie side by side, and keep each
 chunk's best on the chip, so that only these go to memory; merge the chunks' candidates of each head (`merge.py`). The
-first is done, for few heads, by every program that scores.
+first is done, for few heads, by every program that scores. Where chunks would keep too many, or what ranks is known
+only when all is scored, every score goes to memory (`spread.py`).
 """
 
 from dataclasses import dataclass
@@ -15,13 +16,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sparq_eval.kernels.candidates import Candidates, Ranking
-from sparq_eval.kernels.select import HIGHEST, LOWEST, order, slots, threshold
+from sparq_eval.kernels.select import DIGITS, HIGHEST, LOWEST, order, slots, threshold
 from sparq_eval.kernels.softmax import bend
 from sparq_eval.step import Columns
 
 PART = tl.constexpr(16)  # components read at a time where keys lie row by row: 32 bytes, what memory is read in
 FEW = 64  # so many heads or less leave a device waiting for single programs: launches are saved, not work
 ONE_WAVE = 264  # programs that a device runs at once, two on each multiprocessor
+HELD = 16384  # candidates of a head that one program merges at most
 
 
 @dataclass(frozen=True)
@@ -64,13 +66,15 @@ def rank(
     values, scale = (keys.mT, None) if isinstance(keys, Tensor) else (keys.values, keys.scale)
     S = values.shape[-1]
     # a group's logits are summed before the product with the keys, unless each head's are needed
-    heads = G if how.covered or how.softcap is not None else 1
+    heads = G if how.covered or how.by_weights or how.softcap is not None else 1
     tile = tile_for(B * H, S, row_major, heads)
     chunks = triton.cdiv(S, tile.chunk)
     few = B * H <= FEW
     fused = few and B * H * chunks <= ONE_WAVE
     # a chunk may name some more than k, which spares it the last steps of its search; few heads wait for the merging
     cap = min(how.k if few else how.k + how.k // 4, tile.chunk)
+    if everything := how.by_weights or chunks * cap > HELD:
+        cap = tile.chunk
     N = chunks * cap
 
     def scratch(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -78,8 +82,9 @@ def rank(
 
     HP, DP = triton.next_power_of_2(heads), triton.next_power_of_2(D)
     index, weight, floor = scratch(DP, dtype=torch.int32), scratch(HP, DP), scratch(dtype=torch.int32)
-    score, position = scratch(HP, N), scratch(N, dtype=torch.int32)
+    score, position = scratch(HP, N), scratch(0 if everything else N, dtype=torch.int32)
     peak, mass, own = scratch(HP, chunks), scratch(HP, chunks), scratch(HP)
+    counts = scratch(DIGITS.value if everything else 0, 256, dtype=torch.int32)
     q, scale = q.contiguous(), q if scale is None else scale.contiguous()
     heads_of = {
         "SCALED": scale is not q, "ROW_MAJOR": row_major, "HEADS": heads, "HP": HP, "GP": triton.next_power_of_2(G),
@@ -91,13 +96,14 @@ def rank(
             q, scale, index, weight, floor, G, D, how.r, how.scale, **heads_of, EARLY=bool(early), num_warps=1
         )
     score_kernel[(B * H, chunks)](
-        q, scale, values, first, stop, index, weight, floor, score, position, peak, mass, own,
+        q, scale, values, first, stop, index, weight, floor, score, position, peak, mass, own, counts,
         H, G, D, S, how.r, how.k, how.local, how.scale, how.softcap or 0.0, *values.stride(), chunks,
-        FUSED=fused, OWN=how.own, COVERED=how.covered, CAPPED=how.softcap is not None, **heads_of,
+        FUSED=fused, OWN=how.own, SUMMED=how.covered or how.by_weights, CAPPED=how.softcap is not None,
+        EVERYTHING=everything, **heads_of,
         CHUNK=tile.chunk, CAP=cap, CAP_P=triton.next_power_of_2(cap), UNROLL=tile.unroll,
         EARLY=bool(early), num_warps=tile.warps, maxnreg=tile.registers, **({} if fused else early),
     )  # fmt: skip
-    return Candidates(score, position, peak, mass, own, heads, how, first, stop)
+    return Candidates(score, None if everything else position, peak, mass, own, counts, heads, how, first, stop)
 
 
 def overlap(q: Tensor) -> dict[str, bool]:
@@ -156,12 +162,16 @@ def choose_components(
 @triton.jit
 def score_kernel(
     p_q, p_scale, p_c, p_first, p_stop, p_index, p_weight, p_floor, p_score, p_position, p_peak, p_mass, p_own,
-    H, G, D, S, r, k, local, scale, softcap, stride_b, stride_h, stride_d, stride_s, chunks,
-    FUSED: tl.constexpr, SCALED: tl.constexpr, ROW_MAJOR: tl.constexpr, OWN: tl.constexpr, COVERED: tl.constexpr,
-    CAPPED: tl.constexpr, HEADS: tl.constexpr, HP: tl.constexpr, GP: tl.constexpr, DP: tl.constexpr,
-    CHUNK: tl.constexpr, CAP: tl.constexpr, CAP_P: tl.constexpr, UNROLL: tl.constexpr, EARLY: tl.constexpr,
+    p_counts, H, G, D, S, r, k, local, scale, softcap, stride_b, stride_h, stride_d, stride_s, chunks,
+    FUSED: tl.constexpr, SCALED: tl.constexpr, ROW_MAJOR: tl.constexpr, OWN: tl.constexpr, SUMMED: tl.constexpr,
+    CAPPED: tl.constexpr, EVERYTHING: tl.constexpr, HEADS: tl.constexpr, HP: tl.constexpr, GP: tl.constexpr,
+    DP: tl.constexpr, CHUNK: tl.constexpr, CAP: tl.constexpr, CAP_P: tl.constexpr, UNROLL: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
-    """Score a chunk, and write its candidates: all that may be among the k best of the head."""
+    """Score a chunk, and write its candidates, all that may be among the k best of the head; or everything.
+
+    SUMMED: write the largest score and the sum of exponentials beside it, too.
+    """
     i_row, i_chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
     i_b, i_h = i_row // H, i_row % H
     first, stop = tl.load(p_first + i_b), tl.load(p_stop + i_b)
@@ -211,7 +221,7 @@ def score_kernel(
                 acc += b_w[:, None] * b_c.to(tl.float32)
         acc = bend(acc, softcap, CAPPED)
         seen = (o_n >= first) & (o_n < stop)
-        if COVERED:
+        if SUMMED:
             hidden = tl.where(seen[None, :], acc, float("-inf"))
             top = tl.max(hidden, axis=1)
             top = tl.where(top == float("-inf"), 0.0, top)
@@ -219,26 +229,37 @@ def score_kernel(
             tl.store(p_mass + o_h * chunks, tl.sum(tl.exp(hidden - top[:, None]), axis=1))
             if (stop - 1 >= i_chunk * CHUNK) & (stop - 1 < (i_chunk + 1) * CHUNK):
                 tl.store(p_own + i_row * HP + o_h, tl.sum(tl.where((o_n == stop - 1)[None, :], acc, 0.0), axis=1))
-        if OWN:
-            seen = seen & (o_n < stop - 1)
-        keys = tl.where(o_n >= stop - 1 - local, HIGHEST, order(tl.sum(acc, axis=0)))
-        keys = tl.where(seen, keys, LOWEST)
-        if CAP == CHUNK:
-            taken, slot = seen, tl.cumsum(seen.to(tl.int32), axis=0) - 1
+        if EVERYTHING:
+            # the scores of a head lie in the order of positions
+            o_c = tl.arange(0, CHUNK)
+            tl.store(p_score + o_h[:, None] * N + o_c[None, :], acc, mask=(o_h < HEADS)[:, None])
         else:
-            floor = LOWEST + 1
-            if not FUSED:
-                # a chunk that has k keys of t or more shows that none below t is among the k best of the head
-                floor = tl.maximum(tl.load(p_floor + i_row, volatile=True), floor)
-            if tl.sum((keys >= floor).to(tl.int32), axis=0) > CAP:
-                floor = threshold(keys, k, CAP)
+            if OWN:
+                seen = seen & (o_n < stop - 1)
+            keys = tl.where(o_n >= stop - 1 - local, HIGHEST, order(tl.sum(acc, axis=0)))
+            keys = tl.where(seen, keys, LOWEST)
+            if CAP == CHUNK:
+                taken, slot = seen, tl.cumsum(seen.to(tl.int32), axis=0) - 1
+            else:
+                floor = LOWEST + 1
                 if not FUSED:
-                    tl.atomic_max(p_floor + i_row, floor, sem="relaxed")
-            taken, slot = slots(keys, floor, CAP)
-        found = tl.sum(taken.to(tl.int32), axis=0)
-        tl.store(p_position + slot, o_n, mask=taken)
-        tl.store(p_score + o_h[:, None] * N + slot[None, :], acc, mask=taken[None, :] & (o_h < HEADS)[:, None])
-    elif COVERED:
+                    # a chunk that has k keys of t or more shows that none below t is among the k best of the head
+                    floor = tl.maximum(tl.load(p_floor + i_row, volatile=True), floor)
+                if tl.sum((keys >= floor).to(tl.int32), axis=0) > CAP:
+                    floor = threshold(keys, k, CAP)
+                    if not FUSED:
+                        tl.atomic_max(p_floor + i_row, floor, sem="relaxed")
+                taken, slot = slots(keys, floor, CAP)
+            found = tl.sum(taken.to(tl.int32), axis=0)
+            tl.store(p_position + slot, o_n, mask=taken)
+            tl.store(p_score + o_h[:, None] * N + slot[None, :], acc, mask=taken[None, :] & (o_h < HEADS)[:, None])
+    elif SUMMED:
         tl.store(p_peak + o_h * chunks, tl.zeros([HP], dtype=tl.float32))
         tl.store(p_mass + o_h * chunks, tl.zeros([HP], dtype=tl.float32))
-    tl.store(p_position + o_cap, -1, mask=(o_cap >= found) & (o_cap < CAP))
+    if EVERYTHING:
+        if i_chunk == 0:
+            # no digit was counted yet
+            o_i = tl.arange(0, DIGITS * 256)
+            tl.store(p_counts + i_row * DIGITS * 256 + o_i, tl.zeros([DIGITS * 256], dtype=tl.int32))
+    else:
+        tl.store(p_position + o_cap, -1, mask=(o_cap >= found) & (o_cap < CAP))

@@ -10,6 +10,7 @@ import triton.language as tl
 LOWEST = tl.constexpr(-(2**31))  # the key of what is not there
 HIGHEST = tl.constexpr(2**31 - 1)  # the key of what is taken in any case
 GUESSES = tl.constexpr(20)
+DIGITS = tl.constexpr(4)  # of a key, of 8 bits each
 
 
 @triton.jit

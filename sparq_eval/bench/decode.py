@@ -252,14 +252,15 @@ def cache_bytes(engine: Engine, method: Method, S: int) -> float:
 
 
 def full_cache(engine: Engine, side: Side, S: int, B: int) -> Cache:
-    """A cache of S - 1 random positions, with room for the token that is decoded."""
+    """A cache of S - 1 random positions, the same in each layer, with room for the token that is decoded."""
     config, device, dtype = engine.model.config.get_text_config(), engine.device, engine.model.dtype
     shape = shape_of(config)
     H, G, D = shape.heads, shape.groups, shape.head_size
     valid = torch.ones(B, S - 1, dtype=torch.bool, device=device)
     cache = Cache([side.method], valid, 1, tails=True, kernel_for=lambda _: side.kernel)
+    # drawn once, as a CPU draws more slowly than it computes; each layer keeps a copy of its own
+    k, v = (torch.randn(B, H, S - 1, D, dtype=dtype, device=device) for _ in range(2))
     for layer, window in enumerate(layer_windows(config)):
-        k, v = (torch.randn(B, H, S - 1, D, dtype=dtype, device=device) for _ in range(2))
         q = torch.randn(B, H, G, 1, D, dtype=dtype, device=device)
         prompt = Prompt(q, k, v, Visible(valid, 1, window), D**-0.5)
         own = cache.make_layer(k, v)

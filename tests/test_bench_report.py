@@ -329,6 +329,10 @@ def test_budgets_tell_lines_apart_only_where_a_line_has_several() -> None:
     assert names((4096, 16, 64), (4096, 16, 128), (8192, 16, 64)) == ["SparQ r=16 k=128", "SparQ r=16 k=64"]
     shares = [(S, 16, S // share) for S in (4096, 8192, 16384) for share in (8, 16)]
     assert names(*shares) == ["SparQ r=16 k=S/16", "SparQ r=16 k=S/8"]
+    mixed = [(S, r, k) for S in (4096, 8192, 16384) for r, k in ((16, S // 16), (32, 128))]
+    assert names(*mixed) == ["SparQ r=16 k=S/16", "SparQ r=32 k=128"]
+    # two budgets that are the same share of a length, to rounding, are two lines
+    assert len(names((1000, 16, 60), (1000, 16, 59), (2000, 16, 120), (2000, 16, 118))) == 4
 
 
 def test_figures_show_the_papers_setting_or_the_nearest() -> None:
@@ -351,7 +355,28 @@ def test_one_batch_or_one_budget_is_drawn_once() -> None:
 def test_budgets_are_shown_at_the_batch_that_has_most_of_them() -> None:
     rows = [replace(row, B=B) for row in (DENSE, SPARQ) for B in (4, 64)] + [replace(SPARQ, k=k) for k in (128, 256)]
     [plot] = [plot for plot in plots_of([bench(rows)]) if plot.name.endswith("-budgets")]
-    assert plot.title.endswith(": B=4") and len(plot.charts) == 3
+    assert plot.title.endswith(": B=4") and [chart.title for chart in plot.charts] == ["S=4096"]
+    assert set(points_of(plot)["SparQ triton"]) == {64, 128, 256}
+
+
+def test_budgets_are_drawn_over_k_with_a_line_for_each_r_or_over_r() -> None:
+    both = [replace(SPARQ, r=r, k=k, S=S) for r in (16, 32) for k in (64, 128) for S in (4096, 8192)]
+    dense = [replace(DENSE, S=S) for S in (4096, 8192)]
+    [plot] = [plot for plot in plots_of([bench([*dense, *both])]) if plot.name.endswith("-budgets")]
+    assert [chart.title for chart in plot.charts] == ["S=4096", "S=8192"]
+    assert {name: set(points) for name, points in points_of(plot).items() if "allow" not in name} == {
+        "SparQ triton r=16": {64, 128}, "SparQ triton r=32": {64, 128},
+    }  # fmt: skip
+    [plot] = [plot for plot in plots_of([bench([*dense, *both[:2], *both[4:6]])]) if plot.name.endswith("-budgets")]
+    assert set(points_of(plot)["SparQ triton"]) == {16, 32} and plot.charts[0].xlabel.endswith("r")
+
+
+def test_a_budget_looks_the_same_in_all_panels() -> None:
+    sparse = [replace(TOKEN, method="sparq", implementation="sparq triton", copy="same", r=16, k=k) for k in (64, 128)]
+    here, there = ([TOKEN, *sparse], [replace(row, dtype="bfloat16") for row in (TOKEN, sparse[1])])
+    [plot] = [plot for plot in plots_of([bench(here), bench(there)]) if plot.name.endswith("-token")]
+    looks = [(series.label, series.colour, series.marker) for chart in plot.charts[::2] for series in chart.series]
+    assert len(looks) == 5 and len(set(looks)) == 3 == len({label for label, *_ in looks})
 
 
 def test_a_line_with_several_budgets_in_one_panel_names_them_in_all() -> None:

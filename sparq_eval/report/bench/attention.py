@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from sparq_eval.report.bench.lines import THEORY, Looks, brief, drawn, name_lines, over_positions, theory
+from sparq_eval.report.bench.lines import THEORY, Looks, brief, drawn, name_lines, over, tell_budgets_apart, theory
 from sparq_eval.report.bench.published import published_lines, within
 from sparq_eval.report.bench.rows import keys_of
 from sparq_eval.report.chart import Chart, Plot, Series
@@ -14,6 +14,7 @@ from sparq_eval.results.record import safe
 SHAPE = ("device", "dtype", "H", "G", "D")
 BATCH, POSITIONS = 64, 4096
 BUDGETS = (32, 128)  # r, k
+BUDGET = {"r": "components read r", "k": "positions read k"}
 XLABEL, TIME, SPEEDUP = "positions S", "time per query (µs)", "speed-up over dense"
 
 
@@ -66,22 +67,27 @@ def attention_plots(rows: pd.DataFrame, looks: Looks, published: pd.DataFrame) -
         # at the batch that has most budgets
         several = sparq.groupby("B")[["r", "k"]].apply(lambda part: len(part.drop_duplicates()))
         B = nearest(several[several == several.max()].index.to_series(), BATCH)
-        budgets = budgets_plot(f"{name}-budgets", f"{where}: B={B}", shown[shown["B"] == B], looks, pick(others, B))
-        if len(budgets.charts) > 1:
+        budgets = budgets_plot(f"{name}-budgets", f"{where}: B={B}", sparq[sparq["B"] == B], looks, pick(others, B))
+        if budgets.charts:
             yield budgets
 
 
-def budgets_plot(name: str, title: str, rows: pd.DataFrame, looks: Looks, grey: pd.DataFrame) -> Plot:
-    """A panel for each r and k."""
-    sparq = rows[rows["method"] == "sparq"]
-    pairs = sorted(set(zip(sparq["r"], sparq["k"], strict=True)))
+def budgets_plot(name: str, title: str, sparq: pd.DataFrame, looks: Looks, grey: pd.DataFrame) -> Plot:
+    """A panel for each S where there are several budgets: over k, a line for each r; over r where k is one."""
+    x, other = ("k", "r") if sparq["k"].nunique() > 1 else ("r", "k")
+    fixed = sparq[other].iloc[0]
+    if sparq[other].nunique() > 1:
+        sparq = sparq.assign(line=[f"{line} {other}={n}" for line, n in zip(sparq["line"], sparq[other], strict=True)])
+        looks = tell_budgets_apart(looks, sparq["line"])
     panels = []
-    for r, k in pairs:
-        own = rows[(rows["method"] == "sparq") & is_budget(rows, r, k)]
-        others = grey[is_budget(grey, r, k)] if len(grey) else grey
-        panels.append(Chart(f"r={r}, k={k}", XLABEL, SPEEDUP, lines_of(own, looks, others, "speedup"), level=1))
-    across = sparq.groupby("r")["k"].nunique().max()
-    return Plot(name, title, panels, min(len(panels), 3 if across > 2 else 2), (THEORY,), keys_of(rows))
+    for S, own in sparq.groupby("S"):
+        own = own[own.groupby("line")[x].transform("nunique") > 1]
+        if len(own):
+            theirs = grey[(grey["S"] == S) & (grey[other] == fixed).fillna(False)] if len(grey) else grey
+            published = () if sparq[other].nunique() > 1 else published_lines(theirs, "speedup", x)
+            lines = (*over(own, own["speedup"], looks, x=x), *theory(own, looks, x), *published)
+            panels.append(Chart(f"S={S}", BUDGET[x], SPEEDUP, lines, level=1))
+    return Plot(name, title, panels, min(max(len(panels), 1), 3), (THEORY,), keys_of(sparq))
 
 
 def lines_of(rows: pd.DataFrame, looks: Looks, grey: pd.DataFrame, what: str) -> tuple[Series, ...]:
@@ -89,10 +95,10 @@ def lines_of(rows: pd.DataFrame, looks: Looks, grey: pd.DataFrame, what: str) ->
     grey = within(grey, rows)
     if what == "time":
         micro = 1e6 / rows["B"]
-        own = over_positions(rows, rows["seconds"] * micro, looks, band=1e6 / rows["B"].iloc[0])
+        own = over(rows, rows["seconds"] * micro, looks, band=1e6 / rows["B"].iloc[0])
         return (*own, *published_lines(grey, "time"))
     sparse = rows[rows["method"] != "dense"]
-    own = over_positions(sparse, sparse["speedup"], looks)
+    own = over(sparse, sparse["speedup"], looks)
     return (*own, *theory(sparse, looks), *published_lines(grey, "speedup"))
 
 

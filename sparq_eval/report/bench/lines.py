@@ -75,20 +75,31 @@ def drawn(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["seconds"].notna() & ((rows["method"] != "dense") | is_fastest_dense(rows))]
 
 
-def over_positions(rows: pd.DataFrame, y: pd.Series, looks: Looks, band: float | None = None) -> Iterator[Series]:
-    """Lines of y over S, one for each value of the column `line`; band: what low and high are multiplied by."""
-    placed = rows.assign(x=rows["S"], y=y)
-    seen = dict[Look, int]()
+def over(rows: pd.DataFrame, y: pd.Series, looks: Looks, band: float | None = None, x: str = "S") -> Iterator[Series]:
+    """Lines of y over a column, one for each value of the column `line`; band: what low and high are multiplied by."""
+    placed = rows.assign(x=rows[x], y=y)
     for name, group in sorted(placed.groupby("line"), key=lambda item: list(looks).index(base(str(item[0]), looks))):
         points = group.sort_values("x").dropna(subset="y")[["x", "y", "low", "high"]]
         scaled = points[["x", "y"]]
         if band is not None and points[["low", "high"]].notna().all(axis=None):
             scaled = scaled.assign(low=points["low"] * band, high=points["high"] * band)
         look = looks[base(str(name), looks)]
-        # budgets of one line differ in their marks
-        again = seen[look] = seen.get(look, -1) + 1
-        marker = MARKER_CYCLE[(MARKER_CYCLE.index(look.marker) + again) % len(MARKER_CYCLE)] if again else look.marker
-        yield Series(str(name), scaled, look.colour, marker, look.dashes if not again else (0, (3, 1.5)))
+        yield Series(str(name), scaled, look.colour, look.marker, look.dashes)
+
+
+def tell_budgets_apart(looks: Looks, names: pd.Series) -> Looks:
+    """Looks for lines with budgets too, the same in all panels. names: of the points of all panels; the budget with
+    most of them has its label's own look, others have other marks and dashes.
+    """
+    made = dict(looks)
+    counts = names.value_counts()
+    for label in looks:
+        own = [name for name in counts.index if base(name, looks) == label and name != label]
+        for place, name in enumerate(sorted(own, key=lambda name: (-counts[name], name))):
+            look = looks[label]
+            marker = MARKER_CYCLE[(MARKER_CYCLE.index(look.marker) + place) % len(MARKER_CYCLE)]
+            made[name] = Look(look.colour, marker, look.dashes if not place else (0, (3, 1.5)))
+    return made
 
 
 def base(name: str, looks: Looks) -> str:
@@ -96,11 +107,11 @@ def base(name: str, looks: Looks) -> str:
     return max((label for label in looks if name.startswith(label)), key=len)
 
 
-def theory(rows: pd.DataFrame, looks: Looks) -> Iterator[Series]:
+def theory(rows: pd.DataFrame, looks: Looks, x: str = "S") -> Iterator[Series]:
     """What the bytes allow, for each line that is not dense, in its colour; the same curve is drawn once."""
     seen = set()
     sparse = rows[rows["method"] != "dense"]
-    for series in over_positions(sparse, sparse["byte_ratio"], looks):
+    for series in over(sparse, sparse["byte_ratio"], looks, x=x):
         curve = tuple(series.points.round(6).itertuples(index=False, name=None))
         if curve not in seen:
             seen.add(curve)
@@ -116,20 +127,31 @@ def brief(device: str) -> str:
 
 
 def name_budgets(rows: pd.DataFrame, always: Collection[str] = ()) -> pd.Series:
-    """Each row's line with its budgets where a line has several: r and k, or k as a share of S if that is fewer.
-    always: lines that have several elsewhere in the figure.
+    """Each row's line with its budgets where a line has several: r and k, or k as a share of S where that makes fewer
+    lines. always: lines that have several elsewhere in the figure.
     """
     parts = []
     for name, group in rows.groupby("line"):
-        fixed = pd.Series([words(r, k) for r, k in zip(group["r"], group["k"], strict=True)], index=group.index)
-        shares = [f"S/{round(S / k)}" if k is not pd.NA else k for S, k in zip(group["S"], group["k"], strict=True)]
-        share = pd.Series([words(r, k) for r, k in zip(group["r"], shares, strict=True)], index=group.index)
-        shared = share.nunique() < fixed.nunique() and not group.assign(note=share).duplicated(["note", "S"]).any()
-        note = share if shared else fixed
+        note = fewest(group)
         parts.append(
             f"{name} " + note if note.nunique() > 1 or name in always else pd.Series(str(name), index=group.index)
         )
     return pd.concat(parts).reindex(rows.index).str.strip()
+
+
+def fewest(rows: pd.DataFrame) -> pd.Series:
+    """Budgets in words, r and k or r and a share of S, whichever other rows share at most lengths."""
+    fixed = pd.Series([words(r, k) for r, k in zip(rows["r"], rows["k"], strict=True)], index=rows.index)
+    shares = [f"S/{round(S / k)}" if k is not pd.NA else k for S, k in zip(rows["S"], rows["k"], strict=True)]
+    share = pd.Series([words(r, k) for r, k in zip(rows["r"], shares, strict=True)], index=rows.index)
+    chosen, left = fixed.copy(), rows.index
+    while len(left):
+        # one line has one point at each length
+        sizes = [(len(at), len(at) == rows.loc[at, "S"].nunique(), at, how)
+                 for how in (fixed, share) for at in how[left].groupby(how[left]).groups.values()]  # fmt: skip
+        _, _, at, how = max(sizes, key=lambda size: (size[1], size[0]))
+        chosen[at], left = how[at], left.difference(at)
+    return chosen
 
 
 def words(r: object, k: object) -> str:

@@ -59,13 +59,13 @@ def read_published(folder: Path | None) -> Published:
     return Published(attention, decode)
 
 
-def published_lines(rows: pd.DataFrame, what: str) -> Iterator[Series]:
-    """For each device and method the fastest that was published at each S. what: `time` (µs per query) or `speedup`
-    (over the fastest dense, without dense itself).
+def published_lines(rows: pd.DataFrame, what: str, x: str = "S") -> Iterator[Series]:
+    """For each device and method the fastest that was published at each value of a column. what: `time` (µs per query)
+    or `speedup` (over the fastest dense, without dense itself).
     """
     if rows.empty:
         return
-    rows = rows.assign(x=rows["S"], y=rows["seconds"] / rows["B"] * 1e6 if what == "time" else rows["speedup"])
+    rows = rows.assign(x=rows[x], y=rows["seconds"] / rows["B"] * 1e6 if what == "time" else rows["speedup"])
     for place, (device, of_device) in enumerate(rows.groupby("device", sort=True)):
         for method, group in of_device.groupby("method", sort=True):
             if what == "speedup" and method == "dense":

@@ -34,7 +34,7 @@ class Identity:
     @property
     def key(self) -> str:
         """sha256 of the identity's canonical JSON. TypeError or ValueError if a value is not JSON."""
-        return hashlib.sha256(canonical(asdict(self)).encode()).hexdigest()
+        return digest(asdict(self))
 
     @property
     def folder(self) -> Path:
@@ -126,7 +126,12 @@ def intact(line: bytes, values: Mapping[str, Any], seed: int = 0) -> bool:
 def seal(record: Mapping[str, Any]) -> str:
     """A digest of all that a record says but its summary, which follows from the rows."""
     said = {name: value for name, value in record.items() if name not in ("seal", "summary")}
-    return hashlib.sha256(canonical(said).encode()).hexdigest()
+    return digest(said)
+
+
+def digest(value: object) -> str:
+    """sha256 of a value's canonical JSON."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
 def canonical(value: object) -> str:

@@ -1,6 +1,5 @@
 """Records that are one file each: written whole or not at all, named by what they hold, read back as they were."""
 
-import hashlib
 import json
 import os
 import re
@@ -11,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from sparq_eval.errors import UserError
 from sparq_eval.progress import say
-from sparq_eval.results.record import MALFORMED, canonical
+from sparq_eval.results.record import MALFORMED, digest
 
 
 class Whole(Protocol):
@@ -29,7 +28,7 @@ T = TypeVar("T", bound=Whole)
 
 def key_of(content: Mapping[str, Any]) -> str:
     """The first 12 digits of the sha256 of the content's canonical JSON."""
-    return hashlib.sha256(canonical(content).encode()).hexdigest()[:12]
+    return digest(content)[:12]
 
 
 def read_whole(path: Path, what: str, schema: int, name: re.Pattern[str], build: Callable[[dict[str, Any]], T]) -> T:

@@ -1,6 +1,5 @@
 """From the words of a command to cells: one model and one task each, its config composed once and for all."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from sparq_eval.evaluate.plan import named
 from sparq_eval.evaluate.settings import check_pins, read_settings
 from sparq_eval.overrides import CONFIGS, pins, read_line
 from sparq_eval.progress import say
-from sparq_eval.results.record import canonical, safe
+from sparq_eval.results.record import digest, safe
 
 OWN = ("sweep_dir", "cell")
 SUBMISSIONS = "submissions.jsonl"  # in a sweep's folder: what of its cells was sent off
@@ -77,7 +76,7 @@ class Cell:
 
     @property
     def digest(self) -> str:
-        return hashlib.sha256(canonical(self.config).encode()).hexdigest()
+        return digest(self.config)
 
     @property
     def name(self) -> str:

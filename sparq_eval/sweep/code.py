@@ -26,7 +26,7 @@ from sparq_eval.overrides import PACKAGE
 from sparq_eval.results.analysis import is_analysis
 from sparq_eval.results.bench import is_bench
 from sparq_eval.results.prompts import PROMPTS
-from sparq_eval.results.record import canonical
+from sparq_eval.results.record import digest
 from sparq_eval.results.store import RECORD
 from sparq_eval.sweep.cells import SUBMISSIONS, Cell
 
@@ -178,7 +178,3 @@ def fingerprint(path: Path) -> str:
     if seen.st_size > LARGE:
         return f"{seen.st_size} bytes of {seen.st_mtime_ns}"
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def digest(content: object) -> str:
-    return hashlib.sha256(canonical(content).encode()).hexdigest()

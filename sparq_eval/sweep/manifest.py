@@ -11,8 +11,9 @@ from typing import Any
 
 from sparq_eval.errors import UserError
 from sparq_eval.results.disk import keep
+from sparq_eval.results.record import digest
 from sparq_eval.sweep.cells import Cell, Words
-from sparq_eval.sweep.code import code_of, digest
+from sparq_eval.sweep.code import code_of
 
 MANIFEST, SCHEMA = "manifest.json", 1
 

@@ -223,6 +223,23 @@ def test_what_is_no_number_ends_too_and_stays_with_its_head(worst: float, seed: 
     assert spoiled.out[:, 1].equal(right.out[:, 1])
 
 
+@pytest.mark.parametrize("rank_by", ["logits", "weights"])
+@pytest.mark.parametrize("held", [0, 16384])
+@pytest.mark.parametrize("worst", [torch.inf, torch.nan, -torch.nan])
+def test_weights_that_are_no_numbers_give_none_as_in_its_twin(
+    worst: float, held: int, rank_by: str, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranking, "HELD", held)
+    step = make(H=1, G=2, r=64)
+    k = step.k.clone()
+    k[:, :, 200] = worst * step.q[:, :, 0, 0, None].sign()[:, :, 0]
+    method = SparQ(r=64, k=20, local=0, reallocate=True, rank_by=rank_by)
+    step = replace(step, k=k, columns=columns_of(k, "same"))
+    ours, _ = run(method, step, state_of(method, step))
+    right, _ = method.attend(in_float64(step), state_of(method, step))
+    assert ours.out.isnan().equal(right.out.isnan())
+
+
 @pytest.mark.parametrize("copy", ["same", "int8"])
 def test_garbage_where_nothing_is_seen_changes_nothing(copy: str, seed: int) -> None:
     method = SparQ(r=8, k=20, reallocate=True, copy=copy)

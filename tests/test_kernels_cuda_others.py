@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from kernel_cases import DEVICE, check_alike, in_float64, make, poisoned, quiet, run
+from kernel_cases import DEVICE, check_alike, columns_of, in_float64, make, poisoned, quiet, run
 from torch import Tensor
 
 from sparq_eval.bench.gate import summed
@@ -67,6 +67,27 @@ def test_flexgen_is_its_twin(k: int, step: dict[str, Any], seed: int) -> None:
     ours, _ = run(FlexGen(k=k), inputs)
     right, _ = FlexGen(k=k).attend(in_float64(inputs), None)
     check_alike(ours, right, inputs)
+
+
+@pytest.mark.parametrize("G", [1, 3])
+def test_a_sink_above_all_logits_leaves_flexgen_little(G: int, seed: int) -> None:
+    inputs = make(H=1, G=G, sinks=True)
+    inputs = replace(inputs, sinks=logits(inputs).amax(dim=(0, 3, 4)) + 2)
+    ours, _ = run(FlexGen(k=300), inputs)
+    right, _ = FlexGen(k=300).attend(in_float64(inputs), None)
+    check_alike(ours, right, inputs)
+
+
+@pytest.mark.parametrize("worst", [torch.inf, torch.nan])
+@pytest.mark.parametrize("G", [1, 2])
+def test_flexgens_weights_that_are_no_numbers_give_none(G: int, worst: float, seed: int) -> None:
+    inputs = make(H=1, G=G)
+    k = inputs.k.clone()
+    k[:, :, 200] = worst * inputs.q[:, :, 0, 0].sign()
+    inputs = replace(inputs, k=k, columns=columns_of(k, "same"))
+    ours, _ = run(FlexGen(k=20), inputs)
+    right, _ = FlexGen(k=20).attend(in_float64(inputs), None)
+    assert ours.out.isnan().equal(right.out.isnan())
 
 
 def gap(scores: Tensor, n: int) -> float:

@@ -314,3 +314,14 @@ def test_more_components_than_a_head_has_are_refused_before_a_kernel_reads_them(
     find_kernel(SparQ(r=64, k=8), torch.device(device), Shape(2, 1, 64))
     with pytest.raises(ValueError, match=r"^r=65: the kernel of SparQ reads at most the head size, 64$"):
         find_kernel(SparQ(r=65, k=8), torch.device(device), Shape(2, 1, 64))
+
+
+def test_large_groups_have_a_kernel_on_a_gpu_where_the_sum_of_their_logits_ranks() -> None:
+    pytest.importorskip("triton", reason="triton cannot be installed here")
+    gpu, small, large = torch.device("cuda"), Shape(1, 16, 64), Shape(1, 17, 64)
+    for method in (SparQ(), Dense(), LMInfinite()):
+        find_kernel(method, gpu, large)
+    for method in (SparQ(rank_by="weights"), SparQ(reallocate=True), FlexGen()):
+        find_kernel(method, gpu, small)
+        with pytest.raises(ValueError, match="ranks by at most 16 heads of a group; here are 17"):
+            find_kernel(method, gpu, large)

@@ -2,10 +2,11 @@
 
 import torch
 
-from sparq_eval.methods import Method, Shape, SparQ
+from sparq_eval.methods import FlexGen, Method, Shape, SparQ
 from sparq_eval.methods.kernel import Kernel
 
 FP8 = (8, 9)  # the compute capability from which float8 can be read
+MOST_HEADS = 16  # of a group, whose logits a program holds one by one; with more it is slower than torch (docs/log.md)
 
 
 def find_kernel(method: Method, device: torch.device, shape: Shape) -> Kernel:
@@ -26,7 +27,18 @@ def find_kernel(method: Method, device: torch.device, shape: Shape) -> Kernel:
         raise ValueError(f"the kernel ranks as SparQ does, not with {method.ablation}")
     if isinstance(method, SparQ) and method.copy == "fp8" and not reads_fp8(device):
         raise ValueError("copy=fp8: this device cannot read float8; use copy=int8")
+    if device.type == "cuda" and needs_every_head(method, shape) and shape.groups > MOST_HEADS:
+        raise ValueError(
+            f"the kernel of {name} ranks by at most {MOST_HEADS} heads of a group; here are {shape.groups}"
+        )
     return KERNELS[type(method)](method)
+
+
+def needs_every_head(method: Method, shape: Shape) -> bool:
+    """Whether ranking needs the logits of each head of a group, not their sum alone."""
+    if isinstance(method, SparQ):
+        return method.rank_by == "weights" or bool(method.resolve(shape).reallocate)
+    return isinstance(method, FlexGen)
 
 
 def reads_fp8(device: torch.device) -> bool:

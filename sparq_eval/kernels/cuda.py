@@ -45,7 +45,7 @@ class TritonKernel(Kernel):
 @final
 @dataclass
 class SparQKernel(TritonKernel):
-    """Two launches: one ranks, one attends to what was chosen."""
+    """One launch ranks, one attends to what was chosen; between them some more choose, where the first cannot."""
 
     method: SparQ
 

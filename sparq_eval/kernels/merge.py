@@ -61,7 +61,7 @@ def merge_row(
         part = weigh(p_score, o_n, N, taken, top, HEADS, HP)
         if OWN & (stop > first):
             part += tl.exp(tl.load(p_own + i_row * HP + o_h) - top)
-        tl.store(p_covered + i_row * HEADS + o_h, part / tl.where(mass > 0, mass, 1.0), mask=o_h < HEADS)
+        tl.store(p_covered + i_row * HEADS + o_h, share(part, mass), mask=o_h < HEADS)
 
 
 @triton.jit
@@ -90,6 +90,12 @@ def totals(i_row, p_peak, p_mass, chunks, HP: tl.constexpr, CHUNKS_P: tl.constex
     top = tl.max(b_peak, axis=1)
     top = tl.where(top == float("-inf"), 0.0, top)
     return top, tl.sum(b_mass * tl.exp(b_peak - top[:, None]), axis=1)
+
+
+@triton.jit
+def share(part, whole):
+    """A part of a whole, nothing of nothing; what is no number stays none."""
+    return part / tl.where(whole == 0, 1.0, whole)
 
 
 @triton.jit

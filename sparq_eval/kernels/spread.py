@@ -13,7 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from sparq_eval.kernels.candidates import Candidates, Ranked
-from sparq_eval.kernels.merge import fill, of_head, totals, wanted, weigh
+from sparq_eval.kernels.merge import fill, of_head, share, totals, wanted, weigh
 from sparq_eval.kernels.rank import overlap
 from sparq_eval.kernels.select import DIGITS, HIGHEST, LOWEST, order
 
@@ -155,7 +155,7 @@ def list_kernel(
             part = tl.sum(parts, axis=1)
             if OWN & (stop > first):
                 part += tl.exp(tl.load(p_own + i_row * HP + o_h) - top)
-            tl.store(p_covered + i_row * HEADS + o_h, part / tl.where(mass > 0, mass, 1.0), mask=o_h < HEADS)
+            tl.store(p_covered + i_row * HEADS + o_h, share(part, mass), mask=o_h < HEADS)
 
 
 @triton.jit

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sparq_eval.kernels import cpu, find_kernel
 from sparq_eval.kernels.rows import bags_of_narrow
-from sparq_eval.methods import Shape, SparQ
+from sparq_eval.methods import Dense, FlexGen, LMInfinite, Shape, SparQ
 from sparq_eval.methods.method import Attended
 from sparq_eval.methods.sparq import Kept, approximate
 from sparq_eval.ops import Prompt, narrow
@@ -323,5 +323,5 @@ def test_large_groups_have_a_kernel_on_a_gpu_where_the_sum_of_their_logits_ranks
         find_kernel(method, gpu, large)
     for method in (SparQ(rank_by="weights"), SparQ(reallocate=True), FlexGen()):
         find_kernel(method, gpu, small)
-        with pytest.raises(ValueError, match="ranks by at most 16 heads of a group; here are 17"):
+        with pytest.raises(ValueError, match="ranks by at most 16 heads of a group, not 17"):
             find_kernel(method, gpu, large)

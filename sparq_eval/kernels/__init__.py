@@ -28,9 +28,7 @@ def find_kernel(method: Method, device: torch.device, shape: Shape) -> Kernel:
     if isinstance(method, SparQ) and method.copy == "fp8" and not reads_fp8(device):
         raise ValueError("copy=fp8: this device cannot read float8; use copy=int8")
     if device.type == "cuda" and needs_every_head(method, shape) and shape.groups > MOST_HEADS:
-        raise ValueError(
-            f"the kernel of {name} ranks by at most {MOST_HEADS} heads of a group; here are {shape.groups}"
-        )
+        raise ValueError(f"the kernel of {name} ranks by at most {MOST_HEADS} heads of a group, not {shape.groups}")
     return KERNELS[type(method)](method)
 
 

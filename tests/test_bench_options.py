@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from sparq_eval.bench import record
-from sparq_eval.bench.__main__ import main
+from sparq_eval.bench.__main__ import main, runners_of
+from sparq_eval.bench.case import Case
+from sparq_eval.bench.options import parser
 
 WRONG = {
     "attention --device foo": "--device foo: must be cpu, cuda or cuda:N",
@@ -59,3 +61,12 @@ def test_a_wrong_value_is_one_sentence(
 def test_the_version_of_what_may_be_timed_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(record, "version", lambda name: {"flashinfer-python": "0.5.3"}.get(name, "1"))
     assert record.versions() == {"triton": "1", "transformers": "1", "flashinfer": "0.5.3"}
+
+
+def test_on_a_gpu_every_method_is_timed_by_its_kernel_or_where_it_has_none_by_torch() -> None:
+    pytest.importorskip("triton", reason="triton cannot be installed here")
+    for kv_heads, flexgen in ((8, "flexgen triton"), (1, "flexgen torch")):
+        options = parser().parse_args(["attention", "--others", "--kv-heads", str(kv_heads)])
+        case = Case(1, kv_heads, 32 // kv_heads, 128, 4096, torch.float16, torch.device("cuda"))
+        names = [runner.name for runner in runners_of(options, case)]
+        assert {"dense triton", "h2o triton", "lm_infinite triton", flexgen, "sparq triton"} <= set(names)

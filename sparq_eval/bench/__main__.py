@@ -90,11 +90,19 @@ def runners_of(options: argparse.Namespace, case: Case) -> list[Runner]:
     if options.others:
         others += [H2O(options.k[0]), LMInfinite(options.k[0]), FlexGen(options.k[0])]
     if case.device.type == "cuda":
-        found += [kernel_runner(method, case) for method in others]
+        found += [runner_of(method, case) for method in others]
     elif options.others:
         # dense is there already
         found += [torch_runner(method) for method in others[1:]]
     return found + [kernel_runner(replace(method, copy=copy), case) for method in settings for copy in options.copies]
+
+
+def runner_of(method: Method, case: Case) -> Runner:
+    """The method's kernel, or the method as it is evaluated where it has none."""
+    try:
+        return kernel_runner(method, case)
+    except ValueError:
+        return torch_runner(method)
 
 
 def prepare_decode(options: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> Work:

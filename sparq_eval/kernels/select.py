@@ -63,9 +63,15 @@ def slots(keys, limit, most):
     """Whether each key is among those of `limit` or more, and its place among these; of keys that equal the limit only
     as many as `most` leaves room for.
     """
+    above, equal, at_above, at_equal = places(keys, limit)
+    slot = tl.where(above, at_above, tl.sum(above.to(tl.int32), axis=0) + at_equal)
+    return above | (equal & (slot < most)), slot
+
+
+@triton.jit
+def places(keys, limit):
+    """Which keys are above the limit, which equal it, and the place of each among its kind."""
     above, equal = keys > limit, keys == limit
     # both counts in one scan: a block has fewer than 2**15 keys
     scan = tl.cumsum(above.to(tl.int32) + (equal.to(tl.int32) << 16), axis=0)
-    before = tl.sum(above.to(tl.int32), axis=0)
-    slot = tl.where(above, (scan & 0xFFFF) - 1, before + (scan >> 16) - 1)
-    return above | (equal & (slot < most)), slot
+    return above, equal, (scan & 0xFFFF) - 1, (scan >> 16) - 1

@@ -15,7 +15,7 @@ from torch import Tensor
 from sparq_eval.kernels.candidates import Candidates, Ranked
 from sparq_eval.kernels.merge import fill, of_head, share, totals, wanted, weigh
 from sparq_eval.kernels.rank import overlap
-from sparq_eval.kernels.select import DIGITS, HIGHEST, LOWEST, order
+from sparq_eval.kernels.select import DIGITS, HIGHEST, LOWEST, order, places
 
 BLOCK, WARPS = 2048, 4  # positions of a program, and its warps
 
@@ -132,10 +132,9 @@ def list_kernel(
     p_tally += i_row * 2 * blocks
     above_before = tl.sum(tl.load(p_tally + o_b, mask=o_b < i_block, other=0), axis=0)
     equal_before = tl.sum(tl.load(p_tally + blocks + o_b, mask=o_b < i_block, other=0), axis=0)
-    above, equal = unsigned(keys) > limit, (unsigned(keys) == limit) & (keys > LOWEST)
-    # both counts in one scan: a block has fewer than 2**15 keys
-    scan = tl.cumsum(above.to(tl.int32) + (equal.to(tl.int32) << 16), axis=0)
-    slot = tl.where(above, above_before + (scan & 0xFFFF) - 1, want - left + equal_before + (scan >> 16) - 1)
+    # the limit is a key that is there, so that what is not there does not equal it
+    above, equal, at_above, at_equal = places(unsigned(keys), limit)
+    slot = tl.where(above, above_before + at_above, want - left + equal_before + at_equal)
     taken = above | (equal & (slot < want))
     tl.store(p_chosen + i_row * k + slot, o_n, mask=taken)
     if i_block == 0:
